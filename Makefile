@@ -1,0 +1,32 @@
+# Everything from a fresh clone on a bare machine: each target makes the virtual environment it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint bench clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## scan and reconstruct a simulated patient in a closed loop
+	$(BIN)/pass-recon demo
+
+test: $(VENV)/.installed  ## the suite without slow, GPU, network and Gadgetron tests
+	$(BIN)/pytest
+
+test-all: $(VENV)/.installed  ## slow tests too; the others where the machine has what they need
+	$(BIN)/pytest --slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## each timing as a ratio to a peer measured in the same run
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) demo_output

@@ -1,0 +1,53 @@
+"""Fixtures shared by all tests, and the reasons for which marked tests are skipped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow")
+    parser.addoption("--network", action="store_true", help="run the tests marked network")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skips = {
+        "slow": (not config.getoption("--slow"), "slow: run with --slow"),
+        "network": (not config.getoption("--network"), "network: run with --network"),
+        "gpu": (not torch.cuda.is_available(), "no CUDA device on this machine"),
+        "gadgetron": (shutil.which("gadgetron") is None, "no Gadgetron on PATH"),
+    }
+    for item in items:
+        for marker, (skip, reason) in skips.items():
+            if skip and marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _shared(folder: str) -> Path:
+    path = SHARED / folder
+    if not path.is_dir():
+        pytest.skip(f"no {folder} beside the clone: {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real volumes and k-space beside the clone; the test is skipped where they are absent."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Recorded conversations of a real Gadgetron; the test is skipped where they are absent."""
+    return _shared("recordings")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
