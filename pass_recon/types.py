@@ -60,7 +60,7 @@ class SamplingPlan:
     acceleration
         The nominal acceleration R; ``lines`` holds round(pe / R) lines unless ``source`` is ``"acquired"``.
     source
-        ``"personal"`` (chosen for this patient), ``"population"`` (the fallback), ``"acquired"`` (what had already come).
+        ``"personal"`` (chosen for this patient), ``"population"`` (the fallback), ``"acquired"`` (what had come).
     score
         Image-level anomaly probability of the ACS image; None where no detector ran.
     anomaly_map
@@ -85,7 +85,9 @@ class SamplingPlan:
 
     def __post_init__(self) -> None:
         if self.lines.dtype != torch.bool or self.lines.ndim != 1:
-            raise InputError(f"plan lines must be bool of shape (pe,), got {self.lines.dtype} {tuple(self.lines.shape)}")
+            raise InputError(
+                f"plan lines must be bool of shape (pe,), got {self.lines.dtype} {tuple(self.lines.shape)}"
+            )
         if sorted(self.order) != self.lines.nonzero().flatten().tolist():
             raise InputError("the order of acquisition must name each planned line exactly once")
 

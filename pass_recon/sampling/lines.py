@@ -1,0 +1,160 @@
+"""Budgets and fixed rules: which lines are the ACS, how many lines a scan may take, and the plans that need no network.
+
+Line masks are ``(..., pe)`` bool; the centre of k-space is line ``pe // 2``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pass_recon.types import InputError
+
+
+def acs_fraction(acceleration: float) -> float:
+    """Fraction of lines that form the autocalibration signal (ACS): 0.08 at 4×, 0.04 at 8×, as in the PASS paper."""
+    return 0.32 / acceleration
+
+
+def acs_count(pe: int, fraction: float) -> int:
+    """Number of ACS lines, round(fraction · pe), at least one."""
+    return max(1, math.floor(fraction * pe + 0.5))
+
+
+def line_budget(pe: int, acceleration: float) -> int:
+    """Number of lines that a scan of ``pe`` lines may take at this acceleration, round(pe / R), ACS included.
+
+    Raises
+    ------
+    InputError
+        If the acceleration is below 1 or leaves no line.
+    """
+    if not 1 <= acceleration <= pe:
+        raise InputError(f"acceleration must lie between 1 and the number of lines ({pe}), got {acceleration:g}")
+    return math.floor(pe / acceleration + 0.5)
+
+
+def acs_mask(pe: int, count: int) -> Tensor:
+    """Mask ``(pe,)`` of the ``count`` lines around the centre of k-space."""
+    if not 0 < count <= pe:
+        raise InputError(f"the ACS must hold between 1 and {pe} lines, got {count}")
+    first = pe // 2 - count // 2
+    mask = torch.zeros(pe, dtype=torch.bool)
+    mask[first : first + count] = True
+    return mask
+
+
+def calibration_lines(line_mask: Tensor) -> Tensor:
+    """Mask of the unbroken run of lines around the centre of ``line_mask`` ``(..., pe)``; empty without the centre."""
+    centre = line_mask.shape[-1] // 2
+    below = line_mask[..., :centre].flip(-1).cumprod(-1).flip(-1)
+    above = line_mask[..., centre:].cumprod(-1)
+    return torch.cat((below, above), -1).bool() & line_mask[..., centre : centre + 1]
+
+
+def calibration_width(line_mask: Tensor) -> int:
+    """Largest number of lines, centred like the ACS, that are all acquired in ``line_mask`` ``(pe,)``."""
+    pe = line_mask.shape[-1]
+    run = calibration_lines(line_mask).nonzero().flatten()
+    if not len(run):
+        return 0
+    below, above = pe // 2 - int(run[0]), int(run[-1]) - pe // 2
+    # n centred lines reach n // 2 below the centre and (n - 1) // 2 above it.
+    return min(2 * below + 1, 2 * above + 2)
+
+
+def select_lines(logits: Tensor, acs: Tensor, budget: int) -> Tensor:
+    """The ACS and the lines with the highest logits, exactly ``budget`` of them.
+
+    Parameters
+    ----------
+    logits
+        ``(..., pe)``, higher is more wanted. Of equal logits the lower index wins, on every device.
+    acs
+        ``(pe,)`` bool.
+    budget
+        Number of lines including the ACS.
+
+    Returns
+    -------
+    Tensor
+        ``(..., pe)`` bool.
+
+    Raises
+    ------
+    InputError
+        If a logit is not finite or the budget does not fit.
+    """
+    pe, extra = logits.shape[-1], budget - int(acs.sum())
+    if acs.shape != (pe,):
+        raise InputError(f"ACS mask of shape {tuple(acs.shape)} does not go with logits for {pe} lines")
+    if extra < 0 or budget > pe:
+        raise InputError(f"a budget of {budget} lines does not hold {int(acs.sum())} ACS lines or exceeds {pe} lines")
+    if not torch.isfinite(logits).all():
+        raise InputError("line logits hold NaN or infinity")
+    wanted = logits.masked_fill(acs.to(logits.device), -math.inf)
+    chosen = wanted.sort(dim=-1, descending=True, stable=True).indices[..., :extra]
+    lines = acs.to(logits.device).expand(logits.shape).clone()
+    return lines.scatter(-1, chosen, torch.ones_like(chosen, dtype=torch.bool))
+
+
+def acquisition_order(lines: Tensor, acs: Tensor) -> tuple[int, ...]:
+    """Indices of ``lines`` ``(pe,)`` in the order of acquisition: first the ACS, then the others, from low to high."""
+    first, rest = lines & acs.to(lines.device), lines & ~acs.to(lines.device)
+    return tuple(first.nonzero().flatten().tolist() + rest.nonzero().flatten().tolist())
+
+
+def equispaced_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
+    """The ACS and evenly spread lines outside it, ``(pe,)`` bool, exactly the budget."""
+    return _by_density(torch.ones(pe), acs, line_budget(pe, acceleration))
+
+
+def random_lines(pe: int, acceleration: float, acs: Tensor, generator: torch.Generator) -> Tensor:
+    """The ACS and uniformly random lines outside it, ``(pe,)`` bool, exactly the budget."""
+    return select_lines(torch.rand(pe, generator=generator), acs, line_budget(pe, acceleration))
+
+
+def variable_density_lines(pe: int, acceleration: float, acs: Tensor, *, power: float = 2.0) -> Tensor:
+    """The ACS and lines that thin out towards high frequencies: the population plan that needs no training.
+
+    The density falls as ``(1 − |k|)^power`` to a floor of one tenth; lines stand at equal steps of its integral, so
+    that gaps grow smoothly and the plan is the same every time.
+
+    Parameters
+    ----------
+    pe
+        Number of phase-encoding lines.
+    acceleration
+        R; exactly round(pe / R) lines are chosen.
+    acs
+        ``(pe,)`` bool.
+    power
+        How fast the density falls.
+
+    Returns
+    -------
+    Tensor
+        ``(pe,)`` bool.
+    """
+    radius = (torch.arange(pe) - pe // 2).abs() / (pe / 2)
+    return _by_density((1 - radius).clamp(min=0) ** power + 0.1, acs, line_budget(pe, acceleration))
+
+
+def _by_density(density: Tensor, acs: Tensor, budget: int) -> Tensor:
+    """Lines outside the ACS at equal steps of the integral of ``density`` ``(pe,)``, without repetition."""
+    extra = budget - int(acs.sum())
+    if extra < 0:
+        raise InputError(f"a budget of {budget} lines does not hold {int(acs.sum())} ACS lines")
+    free = (~acs).nonzero().flatten()
+    integral = density[free].double().cumsum(0)
+    steps = (torch.arange(extra) + 0.5) * (integral[-1] / max(extra, 1))
+    places = torch.searchsorted(integral, steps)
+    # Where the density asks for a line more than once, the next free one is taken, and none may run off the end.
+    for i in range(1, extra):
+        places[i] = max(int(places[i]), int(places[i - 1]) + 1)
+    places = torch.minimum(places, len(free) - extra + torch.arange(extra))
+    lines = acs.clone()
+    lines[free[places]] = True
+    return lines
