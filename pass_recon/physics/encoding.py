@@ -1,0 +1,86 @@
+"""The encoding operator of Cartesian parallel imaging with skipped phase-encoding lines."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pass_recon.physics.fourier import as_complex, fft2c, ifft2c
+from pass_recon.types import InputError
+
+
+class SenseOperator:
+    r"""A = M F S: image times coil maps, Fourier transform, only the acquired lines.
+
+    .. math:: y_c = M\, F\, (S_c\, x)
+
+    Parameters
+    ----------
+    coil_maps
+        ``(..., coils, ro, pe)`` complex S, normally with :math:`\sum_c |S_c|^2 = 1` on its support.
+    line_mask
+        ``(..., pe)`` bool M: True where a line was acquired. Its leading axes broadcast with those of the maps.
+
+    Raises
+    ------
+    InputError
+        If the maps lack an axis, the mask is not bool, or the shapes do not fit together.
+
+    References
+    ----------
+    Pruessmann et al., SENSE: sensitivity encoding for fast MRI, Magn Reson Med 42 (1999).
+    """
+
+    def __init__(self, coil_maps: Tensor, line_mask: Tensor) -> None:
+        _check(coil_maps, line_mask)
+        self.coil_maps = as_complex(coil_maps)
+        self.line_mask = line_mask
+        self._conjugate_maps = self.coil_maps.conj()
+        # A shift of the image commutes with a convolution along pe, hence no shift but this one in `normal`.
+        real = self.coil_maps.real.dtype
+        self._weights = line_mask[..., None, None, :].to(real)
+        self._uncentred_weights = torch.fft.ifftshift(self._weights, dim=-1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image ``(..., ro, pe)`` to k-space ``(..., coils, ro, pe)``, zero on lines that were not acquired."""
+        return fft2c(self._coil_images(image)) * self._weights
+
+    def adjoint(self, kspace: Tensor) -> Tensor:
+        r"""K-space ``(..., coils, ro, pe)`` to image ``(..., ro, pe)``: :math:`\sum_c S_c^* F^H M y_c`."""
+        self._check_grid(kspace, "k-space", coils=True)
+        return self._combine(ifft2c(as_complex(kspace) * self._weights))
+
+    def normal(self, image: Tensor) -> Tensor:
+        """``adjoint(forward(image))``, ``(..., ro, pe)`` to ``(..., ro, pe)``.
+
+        The readout transform is unitary and commutes with the line mask, so only phase encoding is transformed.
+        """
+        spectrum = torch.fft.fft(self._coil_images(image), dim=-1) * self._uncentred_weights
+        return self._combine(torch.fft.ifft(spectrum, dim=-1))
+
+    def _coil_images(self, image: Tensor) -> Tensor:
+        self._check_grid(image, "image", coils=False)
+        return as_complex(image)[..., None, :, :] * self.coil_maps
+
+    def _combine(self, coil_images: Tensor) -> Tensor:
+        return (self._conjugate_maps * coil_images).sum(-3)
+
+    def _check_grid(self, x: Tensor, what: str, *, coils: bool) -> None:
+        axes = 3 if coils else 2
+        expected = tuple(self.coil_maps.shape[-axes:])
+        if tuple(x.shape[-axes:]) != expected:
+            raise InputError(f"{what} of shape {tuple(x.shape)} does not end in {expected}, the shape of the coil maps")
+
+
+def _check(coil_maps: Tensor, line_mask: Tensor) -> None:
+    maps, mask = tuple(coil_maps.shape), tuple(line_mask.shape)
+    if coil_maps.ndim < 3:
+        raise InputError(f"coil maps must be (..., coils, ro, pe), got shape {maps}")
+    if line_mask.dtype != torch.bool or line_mask.ndim < 1:
+        raise InputError(f"the line mask must be bool of shape (..., pe), got {line_mask.dtype} {mask}")
+    if mask[-1] != maps[-1]:
+        raise InputError(f"the line mask has {mask[-1]} lines, the coil maps of shape {maps} have {maps[-1]}")
+    try:
+        torch.broadcast_shapes(maps[:-3], mask[:-1])
+    except RuntimeError:
+        raise InputError(f"the leading axes of coil maps {maps} and line mask {mask} do not broadcast") from None

@@ -1,0 +1,78 @@
+"""Solvers of Hermitian positive systems of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pass_recon.physics.fourier import as_complex
+
+
+def conjugate_gradient(
+    normal: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    *,
+    iterations: int = 5,
+    tolerance: float = 0.0,
+    start: Tensor | None = None,
+) -> Tensor:
+    r"""Solve B x = b for each item of a batch by itself.
+
+    .. math:: x = \arg\min_x \tfrac12 \langle x, B x\rangle - \mathrm{Re}\langle x, b\rangle
+
+    Plain operations without in-place changes: differentiable by unrolling, and fit for gradient checkpointing.
+
+    Parameters
+    ----------
+    normal
+        B, Hermitian and positive (semi-)definite, ``(..., ro, pe)`` to ``(..., ro, pe)``, acting on each item alone.
+    rhs
+        ``(..., ro, pe)`` b; all axes but the last two are batch, and each item has its own step lengths.
+    iterations
+        Number of steps; always all of them are taken if ``tolerance`` is 0, which never waits for the device.
+    tolerance
+        An item stands still once :math:`\|b - Bx\| \le` ``tolerance`` :math:`\|b\|`; all items doing so ends the loop.
+    start
+        ``(..., ro, pe)`` first x; 0 if None.
+
+    Returns
+    -------
+    ``(..., ro, pe)`` x. An item whose residual is exactly zero stays where it is.
+
+    References
+    ----------
+    Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems (1952).
+    """
+    rhs = as_complex(rhs)
+    if start is None:
+        x, residual = torch.zeros_like(rhs), rhs
+    else:
+        x = as_complex(start)
+        residual = rhs - as_complex(normal(x))
+    direction = residual
+    energy = _inner(residual, residual)
+    enough = tolerance**2 * _inner(rhs, rhs) if tolerance > 0 else torch.zeros_like(energy)
+    for _ in range(iterations):
+        active = energy > enough
+        if tolerance > 0 and not bool(active.any()):
+            break
+        applied = as_complex(normal(direction))
+        step = _ratio(energy, _inner(direction, applied), active)
+        x = x + step * direction
+        residual = residual - step * applied
+        previous, energy = energy, _inner(residual, residual)
+        direction = residual + _ratio(energy, previous, active) * direction
+    return x
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Real part of <a, b> over the last two axes, ``(..., 1, 1)``: imaginary parts are rounding, as B is Hermitian."""
+    return (a.conj() * b).real.sum((-2, -1), keepdim=True)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, active: Tensor) -> Tensor:
+    """The quotient where ``active`` and the denominator is positive, else 0, without a NaN in its gradient either."""
+    usable = active & (denominator > 0)
+    return torch.where(usable, numerator / torch.where(usable, denominator, 1), 0)
