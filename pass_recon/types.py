@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PlanSource = Literal["personal", "population", "acquired"]
 
@@ -84,6 +84,8 @@ class SamplingPlan:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        import torch  # here, so that whoever only raises these errors starts without it
+
         if self.lines.dtype != torch.bool or self.lines.ndim != 1:
             raise InputError(
                 f"plan lines must be bool of shape (pe,), got {self.lines.dtype} {tuple(self.lines.shape)}"

@@ -1,4 +1,4 @@
-"""Budgets and fixed rules: which lines are the ACS, how many lines a scan may take, and the plans that need no network.
+"""Fixed rules on line masks: the ACS, selecting by logits, and the plans that need no network (budgets: ``budget``).
 
 Line masks are ``(..., pe)`` bool; the centre of k-space is line ``pe // 2``.
 """
@@ -10,39 +10,18 @@ import math
 import torch
 from torch import Tensor
 
+from pass_recon.sampling.budget import acs_count as acs_count
+from pass_recon.sampling.budget import acs_fraction as acs_fraction
+from pass_recon.sampling.budget import acs_range, line_budget
 from pass_recon.types import InputError
-
-
-def acs_fraction(acceleration: float) -> float:
-    """Fraction of lines that form the autocalibration signal (ACS): 0.08 at 4×, 0.04 at 8×, as in the PASS paper."""
-    return 0.32 / acceleration
-
-
-def acs_count(pe: int, fraction: float) -> int:
-    """Number of ACS lines, round(fraction · pe), at least one."""
-    return max(1, math.floor(fraction * pe + 0.5))
-
-
-def line_budget(pe: int, acceleration: float) -> int:
-    """Number of lines that a scan of ``pe`` lines may take at this acceleration, round(pe / R), ACS included.
-
-    Raises
-    ------
-    InputError
-        If the acceleration is below 1 or leaves no line.
-    """
-    if not 1 <= acceleration <= pe:
-        raise InputError(f"acceleration must lie between 1 and the number of lines ({pe}), got {acceleration:g}")
-    return math.floor(pe / acceleration + 0.5)
 
 
 def acs_mask(pe: int, count: int) -> Tensor:
     """Mask ``(pe,)`` of the ``count`` lines around the centre of k-space."""
     if not 0 < count <= pe:
         raise InputError(f"the ACS must hold between 1 and {pe} lines, got {count}")
-    first = pe // 2 - count // 2
     mask = torch.zeros(pe, dtype=torch.bool)
-    mask[first : first + count] = True
+    mask[list(acs_range(pe, count))] = True
     return mask
 
 
