@@ -1,0 +1,132 @@
+"""The output file: HDF5, laid out as the stock Gadgetron client writes it, under its name only once it is complete."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+import h5py
+import ismrmrd
+
+from pass_recon.types import InputError
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to, renamed to ``path`` if all goes well and removed if not.
+
+    The file lies in the folder of ``path``, for only there is the renaming atomic.
+    """
+    path = Path(path)
+    aside = _new_file_beside(path)
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def default_group() -> str:
+    """The name under which images are stored unless the user gives one: the local time, as the stock client does."""
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+class ImageFile:
+    """Collects images in a file beside ``path``, which takes their place when `keep` is called.
+
+    Images of series n go to ``/<group>/image_<n>/{data,header,attributes}``. What other groups of an existing file hold
+    stays; a group of the same name is replaced. `append` may be called from another thread.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    group
+        Its group.
+
+    Raises
+    ------
+    InputError
+        If ``path`` exists and is not HDF5, or its folder does not exist.
+    """
+
+    def __init__(self, path: str | Path, group: str) -> None:
+        self.path = Path(path)
+        self.group = group.strip("/")
+        self.images = 0
+        self._lock = threading.Lock()
+        self._file: ismrmrd.Dataset | None = None
+        if not self.group:
+            raise InputError("the output group needs a name")
+        if not self.path.parent.is_dir():
+            raise InputError(f"the folder of the output file does not exist: {self.path.parent}")
+        if self.path.exists() and not h5py.is_hdf5(self.path):
+            raise InputError(f"the output file exists and is not HDF5, so nothing can be added to it: {self.path}")
+        self._aside = _new_file_beside(self.path)
+
+    def append(self, image: ismrmrd.Image) -> None:
+        """Store one image.
+
+        The members of a series share one array; an image of another shape or type than the first of its series gets an
+        array of its own, ``image_<series>_<x>x<y>x<z>x<channels>``.
+        """
+        with self._lock:
+            if self._file is None:
+                self._file = self._open()
+            self._file.append_image(self._place(self._file, image), image)
+            self.images += 1
+
+    def keep(self) -> bool:
+        """Put the file in its place if it holds an image.
+
+        Returns
+        -------
+        bool
+            Whether there was an image.
+        """
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            if self.images:
+                self._aside.replace(self.path)
+        self.discard()
+        return self.images > 0
+
+    def discard(self) -> None:
+        """Leave nothing behind, and whatever lay at ``path`` as it was."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            self._aside.unlink(missing_ok=True)
+
+    def _open(self) -> ismrmrd.Dataset:
+        if self.path.exists():
+            shutil.copyfile(self.path, self._aside)
+            with h5py.File(self._aside, "a") as file, suppress(KeyError):
+                del file[self.group]
+        else:
+            h5py.File(self._aside, "w").close()
+        return ismrmrd.Dataset(str(self._aside), self.group, mode="a")
+
+    def _place(self, file: ismrmrd.Dataset, image: ismrmrd.Image) -> str:
+        name = f"image_{image.image_series_index}"
+        group = file._file.get(f"{self.group}/{name}")
+        if group is None:
+            return name
+        first = group["header"][0]
+        shape = (*image.matrix_size, image.channels)
+        if (*first["matrix_size"], first["channels"]) == shape and first["data_type"] == image.data_type:
+            return name
+        return f"{name}_{'x'.join(map(str, shape))}"
+
+
+def _new_file_beside(path: Path) -> Path:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    aside.touch(exist_ok=False)
+    return aside

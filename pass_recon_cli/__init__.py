@@ -1,0 +1,1 @@
+"""The command line: `pass-recon COMMAND …`, one module per command, nothing heavy imported before a command runs."""

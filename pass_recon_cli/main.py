@@ -1,0 +1,108 @@
+"""`pass-recon`: finds the command, runs it, and turns what went wrong into one sentence and an exit code.
+
+Exit codes: 0 all is well; 1 bad input, or a scan that failed, with a sentence on stderr; 2 wrong usage; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+# One line registers a command: a module with `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`. These
+# modules import nothing heavy at their top, so that `--help` answers at once.
+COMMANDS = (
+    "pass_recon_cli.demo",
+    "pass_recon_cli.simulate",
+    "pass_recon_cli.scan",
+    "pass_recon_cli.serve",
+    "pass_recon_cli.resident",
+    "pass_recon_cli.recon",
+)
+
+DESCRIPTION = "PASS: anomaly-aware, patient-specific fast MRI as a chain of Gadgetron gadgets. Not for clinical use."
+EXAMPLES = """examples:
+  pass-recon demo                                        scan and reconstruct a simulated patient, all in one
+  pass-recon simulate --anatomy brain --contrast flair -o patient.h5
+  pass-recon serve                                       the embedded server, on port 9002
+  pass-recon scan --closed-loop -f patient.h5 -o out.h5 -c pass_recon.xml
+  pass-recon recon -f patient.h5 -o out.h5               the same stages without a server
+  pass-recon COMMAND --help                              all options of a command
+"""
+
+
+class _Version(argparse.Action):
+    """Prints the version; reads it only when asked, for it costs an import."""
+
+    def __call__(self, *_args: object, **_options: object) -> NoReturn:
+        from pass_recon import __version__
+
+        sys.stdout.write(f"pass-recon {__version__}\n")
+        raise SystemExit(0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `args.run` is the function to call."""
+    parser = argparse.ArgumentParser(
+        prog="pass-recon",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for name in COMMANDS:
+        module = import_module(name)
+        module.add_parser(subparsers).set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        The arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        sys.stderr.write("pass-recon: interrupted\n")
+        return 130
+    except _foreseen() as error:
+        if args.debug:
+            raise
+        sys.stderr.write(f"pass-recon: {_sentence(error)}\n")
+        return 1
+
+
+def _foreseen() -> tuple[type[Exception], ...]:
+    # Evaluated only once something was raised, so that a command that needs no torch never waits for it.
+    from pass_recon.types import PassError
+
+    return PassError, OSError
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
