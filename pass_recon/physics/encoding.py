@@ -8,6 +8,10 @@ from torch import Tensor
 from pass_recon.physics.fourier import as_complex, fft2c, ifft2c
 from pass_recon.types import InputError
 
+# Elements of coil images worked on at a time on a CPU: 2 MB each for the product, its spectrum and the way back stay
+# in cache, and `normal` takes about half the time it takes on whole slices of 12 coils.
+_BLOCK_ELEMENTS = 2**18
+
 
 class SenseOperator:
     r"""A = M F S: image times coil maps, Fourier transform, only the acquired lines.
@@ -35,7 +39,7 @@ class SenseOperator:
         _check(coil_maps, line_mask)
         self.coil_maps = as_complex(coil_maps)
         self.line_mask = line_mask
-        self._conjugate_maps = self.coil_maps.conj()
+        self._conjugate_maps = self.coil_maps.conj().resolve_conj()
         # A shift of the image commutes with a convolution along pe, hence no shift but this one in `normal`.
         real = self.coil_maps.real.dtype
         self._weights = line_mask[..., None, None, :].to(real)
@@ -53,10 +57,28 @@ class SenseOperator:
     def normal(self, image: Tensor) -> Tensor:
         """``adjoint(forward(image))``, ``(..., ro, pe)`` to ``(..., ro, pe)``.
 
-        The readout transform is unitary and commutes with the line mask, so only phase encoding is transformed.
+        The readout transform is unitary and commutes with the line mask, so only phase encoding is transformed, and
+        each row of the image by itself.
         """
-        spectrum = torch.fft.fft(self._coil_images(image), dim=-1) * self._uncentred_weights
-        return self._combine(torch.fft.ifft(spectrum, dim=-1))
+        self._check_grid(image, "image", coils=False)
+        rows = self._rows_at_a_time()
+        blocks = zip(
+            as_complex(image).split(rows, -2),
+            self.coil_maps.split(rows, -2),
+            self._conjugate_maps.split(rows, -2),
+            strict=True,
+        )
+        return torch.cat([self._normal_of_rows(*block) for block in blocks], -2)
+
+    def _normal_of_rows(self, image: Tensor, maps: Tensor, conjugate_maps: Tensor) -> Tensor:
+        spectrum = torch.fft.fft(image[..., None, :, :] * maps, dim=-1) * self._uncentred_weights
+        return (torch.fft.ifft(spectrum, dim=-1) * conjugate_maps).sum(-3)
+
+    def _rows_at_a_time(self) -> int:
+        rows = self.coil_maps.shape[-2]
+        if self.coil_maps.device.type != "cpu":
+            return rows
+        return max(1, min(rows, _BLOCK_ELEMENTS * rows // self.coil_maps.numel()))
 
     def _coil_images(self, image: Tensor) -> Tensor:
         self._check_grid(image, "image", coils=False)
