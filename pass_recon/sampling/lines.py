@@ -95,11 +95,12 @@ def random_lines(pe: int, acceleration: float, acs: Tensor, generator: torch.Gen
     return select_lines(torch.rand(pe, generator=generator), acs, line_budget(pe, acceleration))
 
 
-def variable_density_lines(pe: int, acceleration: float, acs: Tensor, *, power: float = 2.0) -> Tensor:
+def variable_density_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
     """The ACS and lines that thin out towards high frequencies: the population plan that needs no training.
 
-    The density falls as ``(1 − |k|)^power`` to a floor of one tenth; lines stand at equal steps of its integral, so
-    that gaps grow smoothly and the plan is the same every time.
+    The density falls as ``(1 − |k|)^(R / 2)`` to a floor of one tenth: of the powers 1, 2, 3, 4 and 6 the best for
+    CG-SENSE of real brain slices at 4× and at 8×. Lines stand at equal steps of its integral, so that gaps grow
+    smoothly and the plan is the same every time.
 
     Parameters
     ----------
@@ -109,8 +110,6 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor, *, power: 
         R; exactly round(pe / R) lines are chosen.
     acs
         ``(pe,)`` bool.
-    power
-        How fast the density falls.
 
     Returns
     -------
@@ -118,7 +117,7 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor, *, power: 
         ``(pe,)`` bool.
     """
     radius = (torch.arange(pe) - pe // 2).abs() / (pe / 2)
-    return _by_density((1 - radius).clamp(min=0) ** power + 0.1, acs, line_budget(pe, acceleration))
+    return _by_density((1 - radius).clamp(min=0) ** (acceleration / 2) + 0.1, acs, line_budget(pe, acceleration))
 
 
 def _by_density(density: Tensor, acs: Tensor, budget: int) -> Tensor:

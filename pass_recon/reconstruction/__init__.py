@@ -1,0 +1,1 @@
+"""Images from undersampled k-space: classical methods that need no training, and the unrolled network."""

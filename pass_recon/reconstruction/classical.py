@@ -1,0 +1,103 @@
+"""Reconstructions that need no training. CG-SENSE is what the scanner falls back to when the networks fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sigpy.mri.app import L1WaveletRecon
+from torch import Tensor
+
+from pass_recon.physics.encoding import SenseOperator
+from pass_recon.physics.fourier import ifft2c
+from pass_recon.physics.solvers import conjugate_gradient
+
+# For an image peak of about 1. On real brain slices with the default plan, of 0.001, 0.003, 0.01 and 0.03 this was best
+# at 4× and σ = 0.005, and within 2.1 dB of the best at 8× and at σ = 0.015; smaller values let the noise blow up.
+REGULARISATION = 1e-2
+
+
+def root_sum_of_squares(kspace: Tensor) -> Tensor:
+    """``√Σ|F⁻¹k|²`` over the coils of ``(..., coils, ro, pe)``; needs no coil maps. Returns ``(..., ro, pe)`` float."""
+    return torch.linalg.vector_norm(ifft2c(kspace), dim=-3)
+
+
+def zero_filled(kspace: Tensor, coil_maps: Tensor, line_mask: Tensor) -> Tensor:
+    """``Aᴴ k``: the coil-combined image ``(..., ro, pe)`` with missing lines left at zero."""
+    return SenseOperator(coil_maps, line_mask).adjoint(kspace)
+
+
+def cg_sense(
+    kspace: Tensor,
+    coil_maps: Tensor,
+    line_mask: Tensor,
+    *,
+    regularisation: float = REGULARISATION,
+    iterations: int = 20,
+    tolerance: float = 1e-4,
+) -> Tensor:
+    """``(1 + λ) · argmin_x ‖A x − k‖² + λ‖x‖²`` by conjugate gradients (Pruessmann et al., MRM 46:638, 2001).
+
+    The factor makes up for what the penalty takes away: where everything was sampled, ``Aᴴ k`` comes back exactly.
+
+    Parameters
+    ----------
+    kspace
+        ``(..., coils, ro, pe)`` complex64 with an image peak of about 1; lines outside the mask are ignored.
+    coil_maps
+        ``(..., coils, ro, pe)`` with ``Σ|S|² = 1`` on their support.
+    line_mask
+        ``(..., pe)`` bool.
+    regularisation
+        λ.
+    iterations
+        At most so many.
+    tolerance
+        Stop once the residual has fallen to this fraction of ``‖Aᴴk‖``.
+
+    Returns
+    -------
+    Tensor
+        ``(..., ro, pe)`` complex64.
+    """
+    operator = SenseOperator(coil_maps, line_mask)
+    image = conjugate_gradient(
+        lambda image: operator.normal(image) + regularisation * image,
+        operator.adjoint(kspace),
+        iterations=iterations,
+        tolerance=tolerance,
+    )
+    return (1 + regularisation) * image
+
+
+def l1_wavelet(
+    kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, *, regularisation: float, iterations: int = 100
+) -> Tensor:
+    """``argmin_x ½‖A x − k‖² + λ‖Ψ x‖₁`` by sigpy (Lustig et al., MRM 58:1182, 2007), one slice at a time.
+
+    Parameters
+    ----------
+    kspace, coil_maps
+        ``(coils, ro, pe)`` complex64.
+    line_mask
+        ``(pe,)`` bool.
+    regularisation
+        λ, relative to the units of ``kspace``.
+    iterations
+        Of the accelerated proximal gradient method.
+
+    Returns
+    -------
+    Tensor
+        ``(ro, pe)`` complex64 on the CPU.
+    """
+    mask = line_mask.cpu().numpy()
+    weights = np.broadcast_to(mask, kspace.shape[-2:]).astype(np.float32)
+    image = L1WaveletRecon(
+        kspace.cpu().numpy() * mask,
+        coil_maps.cpu().numpy(),
+        regularisation,
+        weights=weights,
+        max_iter=iterations,
+        show_pbar=False,
+    ).run()
+    return torch.from_numpy(np.asarray(image, dtype=np.complex64))
