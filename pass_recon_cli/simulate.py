@@ -43,7 +43,7 @@ def simulated_patient(args: argparse.Namespace) -> Any:
     """The patient that these options describe."""
     from pass_recon.phantom import simulate_patient
 
-    contrast = args.contrast or ("pd" if args.anatomy == "knee" else "flair")
+    contrast: Any = args.contrast or ("pd" if args.anatomy == "knee" else "flair")
     return simulate_patient(
         anatomy=args.anatomy,
         contrast=contrast,
@@ -63,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
     patient = simulated_patient(args)
     write_patient(args.outfile, patient)
     lesions = sum(len(boxes) for boxes in patient.boxes)
+    size = "×".join(map(str, args.matrix))
     sys.stdout.write(
-        f"{args.outfile}: {patient.anatomy} {patient.contrast}, {args.slices} slices of "
-        f"{args.matrix[0]}×{args.matrix[1]}, {args.coils} coils, {lesions} lesion sections; simulated data, not for clinical use\n"
+        f"{args.outfile}: {patient.anatomy} {patient.contrast}, {args.slices} slices of {size}, {args.coils} coils, "
+        f"{lesions} lesion sections; simulated data, not for clinical use\n"
     )
     return 0

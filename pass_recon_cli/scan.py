@@ -1,0 +1,108 @@
+"""`pass-recon scan`: send an MRD file to a Gadgetron and store the images; or scan in a closed loop."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gadgets.scanner import ScanReport, ScanSettings
+
+DESCRIPTION = """Send an MRD file to a Gadgetron, or to `pass-recon serve`, and store the images. The flags are those of
+gadgetron_ismrmrd_client. With --closed-loop the file plays a scanner: the ACS lines of a slice are sent, the sampling
+plan is awaited, and the lines of the plan are sent and no others."""
+EXAMPLE = "example: pass-recon scan --closed-loop -f patient.h5 -o out.h5 -c pass_recon.xml"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `scan` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "scan", help="send a scan to a server, plainly or in a closed loop", description=DESCRIPTION, epilog=EXAMPLE
+    )
+    parser.add_argument("-a", "--address", default="localhost", help="server; default: %(default)s")
+    parser.add_argument("-p", "--port", type=int, default=9002, help="default: %(default)s")
+    parser.add_argument("-f", "--filename", required=True, help="MRD file to send")
+    parser.add_argument("-o", "--outfile", default="out.h5", help="HDF5 file for the images; default: %(default)s")
+    parser.add_argument("-g", "--in-group", default="dataset", help="group of the input; default: %(default)s")
+    parser.add_argument("-G", "--out-group", help="group of the output; default: the local time")
+    parser.add_argument(
+        "-c", "--config", default="default.xml", help="configuration on the server; default: %(default)s"
+    )
+    parser.add_argument("-C", "--config-local", metavar="FILE", help="configuration to send instead")
+    parser.add_argument("--closed-loop", action="store_true", help="wait for the plan of each slice and follow it")
+    parser.add_argument("--acceleration", type=float, default=4.0, metavar="R", help="of a closed loop; default: 4")
+    parser.add_argument(
+        "--plan-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="wait so long for a plan, then take the population plan; default: 5, but 60 for the first plan",
+    )
+    parser.add_argument("--tr", type=float, default=0.0, metavar="MS", help="milliseconds between lines; default: none")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scan; 0 only if images came and no error did."""
+    from gadgets.scan_file import ScanFile
+    from gadgets.scanner import scan
+
+    settings = scan_settings(args)
+    with ScanFile(args.filename, args.in_group) as source:
+        report = scan_with_progress(scan, source, args.outfile, settings, quiet=args.quiet)
+    for error in report.errors:
+        sys.stderr.write(f"pass-recon scan: {error}\n")
+    if not report.images:
+        sys.stderr.write(f"pass-recon scan: no image came back; {args.outfile} is not written\n")
+        return 1
+    if not args.quiet:
+        sys.stdout.write(summary(report, args.outfile, settings.group))
+    return 1 if report.errors else 0
+
+
+def scan_settings(args: argparse.Namespace) -> ScanSettings:
+    """The settings that the options describe."""
+    from gadgets.image_file import default_group
+    from gadgets.scanner import ScanSettings
+
+    return ScanSettings(
+        address=args.address,
+        port=args.port,
+        config=args.config,
+        config_script=Path(args.config_local).read_bytes() if args.config_local else None,
+        group=args.out_group or default_group(),
+        closed_loop=args.closed_loop,
+        acceleration=args.acceleration,
+        plan_timeout=args.plan_timeout,
+        repetition_time=args.tr / 1000,
+    )
+
+
+def scan_with_progress(scan: Any, source: Any, outfile: Any, settings: Any, *, quiet: bool) -> ScanReport:
+    """Scan with a bar on stderr where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit="line", desc="scan", file=sys.stderr, disable=True if quiet else None) as bar:
+
+        def progress(sent: int, total: int) -> None:
+            bar.total = total
+            bar.update(sent - bar.n)
+
+        report: ScanReport = scan(source, outfile, settings, progress=progress)
+    return report
+
+
+def summary(report: ScanReport, outfile: str, group: str) -> str:
+    """What came of the scan, one line and one more for each slice of a closed loop."""
+    lines = [f"{report.sent} acquisitions sent, {report.images} images in {outfile}:/{group}, {report.seconds:.1f} s"]
+    for record in report.slices:
+        if record.plan is None:
+            continue
+        waited = "no plan in time" if record.answered is None else f"plan after {1e3 * record.seconds_to_plan:.1f} ms"
+        reason = f" ({record.plan.fallback})" if record.plan.fallback else ""
+        lines.append(f"slice {record.key[0]}: {len(record.lines)} lines, {record.plan.source}{reason}, {waited}")
+        if record.missing:
+            lines[-1] += f", {record.missing} planned lines are not in the file"
+    return "\n".join(lines) + "\n"
