@@ -1,0 +1,58 @@
+"""MRD (ISMRMRD): the only place that knows its order of axes, flags, headers, meta attributes and vendors' habits.
+
+``header``: the scan. ``readout``: acquisition → line. ``slices``: lines → slices, and when a slice is over.
+``buffers``: slices ↔ ReconData. ``images``: arrays ↔ Image. ``geometry`` (which needs torch, and is imported by its own
+name): from the encoded grid to the image that the header asks for.
+"""
+
+from gadgets.mrd.buffers import SliceData, acs_message, keep_lines, slice_message, slices_of
+from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.images import (
+    MAP_SERIES,
+    OVERLAY_SERIES,
+    PLAN_SERIES,
+    RECONSTRUCTION_SERIES,
+    array_of,
+    boxes_meta,
+    boxes_of,
+    fallback_meta,
+    image_from_slice,
+    image_like,
+    is_plan,
+    plan_image,
+    score_meta,
+    seconds_meta,
+)
+from gadgets.mrd.readout import Readouts, is_for_images, is_noise, remove_oversampling
+from gadgets.mrd.slices import Slice, SliceKey, SliceSorter
+
+__all__ = [
+    "MAP_SERIES",
+    "OVERLAY_SERIES",
+    "PLAN_SERIES",
+    "RECONSTRUCTION_SERIES",
+    "Encoding",
+    "Readouts",
+    "Scan",
+    "Slice",
+    "SliceData",
+    "SliceKey",
+    "SliceSorter",
+    "acs_message",
+    "array_of",
+    "boxes_meta",
+    "boxes_of",
+    "fallback_meta",
+    "image_from_slice",
+    "image_like",
+    "is_for_images",
+    "is_noise",
+    "is_plan",
+    "keep_lines",
+    "plan_image",
+    "remove_oversampling",
+    "score_meta",
+    "seconds_meta",
+    "slice_message",
+    "slices_of",
+]

@@ -1,0 +1,177 @@
+"""ReconData messages ↔ arrays: how slices travel between the gadgets.
+
+On the wire a buffer is ``[E0, E1, E2, CHA, N, S, LOC]`` in Fortran order: readout, lines, partitions, coils, and three
+dimensions of which ours are always 1. In Python a slice is ``(coils, ro, pe)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from gadgetron.types.recon_data import ReconBit, ReconBuffer, ReconData, SamplingDescription
+from ismrmrd.acquisition import AcquisitionHeader
+from numpy.typing import NDArray
+
+from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.slices import LineSet, Slice, SliceKey
+from pass_recon.types import InputError
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """One slice as a stage receives it.
+
+    Attributes
+    ----------
+    key, encoding
+        Which slice this is and the grid it lies on.
+    header
+        Header of the line nearest to the centre of k-space, which carries the slice's geometry.
+    kspace
+        ``(coils, ro, lines)`` complex64; all pe lines, or those of the ACS alone.
+    first_line
+        Line of the grid that ``kspace[..., 0]`` is.
+    line_mask
+        ``(lines,)`` bool, which of them were acquired.
+    calibration
+        ``(coils, ro, pe)`` with the calibration lines only, where these are a scan of their own; else None.
+    """
+
+    key: SliceKey
+    encoding: Encoding
+    header: AcquisitionHeader
+    kspace: NDArray[np.complex64]
+    first_line: int
+    line_mask: NDArray[np.bool_]
+    calibration: NDArray[np.complex64] | None
+
+    @property
+    def is_acs(self) -> bool:
+        """Whether these are the ACS lines, sent ahead, rather than the whole slice."""
+        return self.kspace.shape[-1] < self.encoding.pe
+
+
+def acs_message(part: Slice) -> ReconData:
+    """The ACS of a slice, sent as soon as it is complete: ``data`` and ``ref`` are the same (the format wants both)."""
+    buffer = _buffer(part.calibration, part.acs, part.encoding)
+    return ReconData([ReconBit(buffer, buffer)])
+
+
+def slice_message(part: Slice) -> ReconData:
+    """A whole slice: all lines of the grid in ``data``, the ACS (or a separate calibration scan) in ``ref``."""
+    data = _buffer(part.image, range(part.encoding.pe), part.encoding)
+    calibration = part.acs if part.calibration is part.image else part.calibration.extent()
+    reference = _buffer(part.calibration, calibration, part.encoding) if part.has_acs() else None
+    return ReconData([ReconBit(data, reference)])
+
+
+def keep_lines(message: ReconData, keep: NDArray[np.bool_]) -> ReconData:
+    """The same slice without the lines for which ``keep`` ``(pe,)`` is False."""
+    bit = message[0]
+    data, headers = bit.data.data.copy(order="F"), bit.data.headers.copy()
+    data[:, ~keep] = 0
+    for line in np.flatnonzero(~keep):
+        headers[line] = _filled(headers[line].shape, AcquisitionHeader())
+    buffer = ReconBuffer(data, None, None, headers, bit.data.sampling)
+    return ReconData([ReconBit(buffer, bit.ref)])
+
+
+def slices_of(message: ReconData, scan: Scan) -> Iterator[SliceData]:
+    """The slices of a ReconData message, from our own gadgets or from the stock BucketToBuffer.
+
+    Raises
+    ------
+    InputError
+        If a buffer is 3D, has no line, or does not fit the grid that the header describes.
+    """
+    for bit in message:
+        if bit.data.data.shape[2] > 1:
+            raise InputError(f"only 2D scans are supported; a buffer holds {bit.data.data.shape[2]} partitions")
+        for place in np.ndindex(bit.data.data.shape[4:]):
+            yield _slice_data(bit, place, scan)
+
+
+def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: Scan) -> SliceData:
+    lines_of_place = (slice(None), 0, *place)
+    headers = bit.data.headers[lines_of_place]
+    line_mask = np.array([header.number_of_samples > 0 for header in headers])
+    if not line_mask.any():
+        raise InputError("a buffer holds no acquired line")
+    lines = np.flatnonzero(line_mask)
+    first, centre, _ = bit.data.sampling.sampling_limits[1]
+    first_line = first if len(headers) < bit.data.sampling.encoded_matrix[1] else 0
+    header = headers[lines[np.abs(lines + first_line - centre).argmin()]]
+    encoding = scan.encoding(header.encoding_space_ref)
+    if first_line + len(headers) > encoding.pe:
+        raise InputError(
+            f"a buffer holds lines {first_line} to {first_line + len(headers) - 1} of a grid of {encoding.pe}"
+        )
+    return SliceData(
+        key=SliceKey.of(header),
+        encoding=encoding,
+        header=header,
+        kspace=_array(bit.data, place),
+        first_line=first_line,
+        line_mask=line_mask,
+        calibration=_on_grid(bit.ref, place, encoding) if bit.ref and encoding.separate_calibration else None,
+    )
+
+
+def _array(buffer: ReconBuffer, place: tuple[int, ...]) -> NDArray[np.complex64]:
+    """``(coils, ro, lines)`` of one place (N, S, LOC) of a buffer."""
+    readout_lines_coils = (slice(None), slice(None), 0, slice(None), *place)
+    return np.ascontiguousarray(buffer.data[readout_lines_coils].transpose(2, 0, 1))
+
+
+def _on_grid(buffer: ReconBuffer, place: tuple[int, ...], encoding: Encoding) -> NDArray[np.complex64]:
+    """``(coils, ro, pe)`` with the lines of a calibration buffer in their places and zeros elsewhere."""
+    lines = _array(buffer, place)
+    first = buffer.sampling.sampling_limits[1].min
+    grid = np.zeros((*lines.shape[:2], encoding.pe), dtype=np.complex64)
+    grid[..., first : first + lines.shape[2]] = lines
+    return grid
+
+
+def _buffer(lines: LineSet, indices: range, encoding: Encoding) -> ReconBuffer:
+    present = [index for index in indices if index in lines.sums]
+    if not present:
+        raise InputError("no line of the image has come")
+    coils, ro = lines.sums[present[0]].shape
+    # Written line by line in C order (coils, lines, ro), which the transposition turns into the Fortran order wanted.
+    data = np.zeros((coils, len(indices), ro), dtype=np.complex64)
+    headers = _filled((len(indices),), AcquisitionHeader())
+    for index in present:
+        data[:, index - indices.start] = lines.mean(index)
+        headers[index - indices.start] = lines.headers[index]
+    return ReconBuffer(
+        data.T[:, :, None, :, None, None, None],
+        None,
+        None,
+        headers[:, None, None, None, None],
+        _sampling(indices, ro, encoding),
+    )
+
+
+def _filled(shape: tuple[int, ...], header: AcquisitionHeader) -> NDArray[np.object_]:
+    # numpy.full would look into the header for an array; assignment through an index does not.
+    headers = np.empty(shape, dtype=object)
+    for place in np.ndindex(shape):
+        headers[place] = header
+    return headers
+
+
+def _sampling(indices: range, ro: int, encoding: Encoding) -> SamplingDescription:
+    sampling = SamplingDescription()
+    encoded, recon = encoding.encoded_fov_mm, encoding.recon_fov_mm
+    sampling.encoded_FOV = (encoded[0] / encoding.oversampling, *encoded[1:])
+    sampling.recon_FOV = recon
+    sampling.encoded_matrix = (ro, encoding.pe, 1)
+    sampling.recon_matrix = (*encoding.recon_shape, 1)
+    for axis, limits in enumerate(
+        [(0, ro // 2, ro - 1), (indices.start, encoding.pe // 2, indices.stop - 1), (0, 0, 0)]
+    ):
+        limit = sampling.sampling_limits[axis]
+        limit.min, limit.center, limit.max = limits
+    return sampling

@@ -1,0 +1,195 @@
+"""From an acquisition to one centred k-space line: what scanners and upstream gadgets do to a readout, undone.
+
+The stock NoiseAdjust and RemoveROOversampling may or may not have run before us; both are recognised and made up for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ismrmrd import constants as flags
+from ismrmrd.acquisition import Acquisition
+from numpy.typing import NDArray
+
+from gadgets.mrd.header import Encoding, Scan
+from pass_recon.types import InputError
+
+# Scans that hold no image: navigators, dummy scans, phase correction, feedback and other calibrations of the scanner.
+_NOT_FOR_IMAGES = sum(
+    1 << (flag - 1)
+    for flag in (
+        flags.ACQ_IS_NAVIGATION_DATA,
+        flags.ACQ_IS_PHASECORR_DATA,
+        flags.ACQ_IS_HPFEEDBACK_DATA,
+        flags.ACQ_IS_DUMMYSCAN_DATA,
+        flags.ACQ_IS_RTFEEDBACK_DATA,
+        flags.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
+        flags.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
+        flags.ACQ_IS_PHASE_STABILIZATION,
+    )
+)
+
+Line = NDArray[np.complex64]
+
+
+def is_noise(acquisition: Acquisition) -> bool:
+    """Whether this is a noise scan."""
+    return bool(acquisition.is_flag_set(flags.ACQ_IS_NOISE_MEASUREMENT))
+
+
+def is_for_images(acquisition: Acquisition) -> bool:
+    """Whether this is a line of an image or of its calibration."""
+    return not is_noise(acquisition) and not acquisition.flags & _NOT_FOR_IMAGES
+
+
+class Readouts:
+    """Turns acquisitions into whitened, centred lines without readout oversampling.
+
+    Noise scans that reach us are kept until the first line: whoever whitens before us does not pass them on.
+    """
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self._noise: list[Line] = []
+        self._noise_dwell_us = 0.0
+        self._whitening: dict[float, Any] = {}
+        self._coils: int | None = None
+
+    def add_noise(self, acquisition: Acquisition) -> None:
+        """Keep a noise scan. Those that come after the first line are ignored, as Gadgetron does."""
+        if self._coils is not None:
+            return
+        if self._noise and acquisition.active_channels != self._noise[0].shape[0]:
+            raise InputError(
+                f"a noise scan has {acquisition.active_channels} coils, the one before it {self._noise[0].shape[0]}"
+            )
+        _refuse_nonfinite(acquisition.data, "a noise scan")
+        self._noise.append(acquisition.data)
+        self._noise_dwell_us = self._noise_dwell_us or acquisition.sample_time_us
+
+    def line(self, acquisition: Acquisition) -> Line:
+        """The k-space line ``(coils, ro)`` with its centre at ``ro // 2``.
+
+        Raises
+        ------
+        InputError
+            If it holds NaN, changes the number of coils, or does not fit the grid.
+        """
+        data = acquisition.data
+        coils = self._coils or data.shape[0]
+        if data.shape[0] != coils:
+            raise InputError(f"the line has {data.shape[0]} coils, those before it had {coils}")
+        _refuse_nonfinite(data, "the line")
+        line = centred_line(acquisition, self._scan.encoding(acquisition.encoding_space_ref))
+        self._coils = coils
+        return self._whiten(line, acquisition.sample_time_us) if self._noise else line
+
+    def _whiten(self, line: Line, dwell_us: float) -> Line:
+        import torch
+        from pass_recon.physics.coils import whiten, whitening_matrix
+
+        noise = self._noise[0].shape[0]
+        if line.shape[0] != noise:
+            raise InputError(f"the line has {line.shape[0]} coils, the noise scan had {noise}")
+        if dwell_us not in self._whitening:
+            self._whitening[dwell_us] = whitening_matrix(
+                torch.from_numpy(np.concatenate(self._noise, axis=1)),
+                noise_dwell_us=self._noise_dwell_us,
+                dwell_us=dwell_us,
+                bandwidth_ratio=self._scan.noise_bandwidth,
+            )
+        return whiten(torch.from_numpy(line), self._whitening[dwell_us]).numpy()
+
+
+def centred_line(acquisition: Acquisition, encoding: Encoding) -> Line:
+    """Undo reversal, discarded samples, asymmetric echo and readout oversampling.
+
+    Returns
+    -------
+    ``(coils, ro)`` complex64 with the centre of k-space at ``ro // 2``.
+
+    Raises
+    ------
+    InputError
+        If the readout is longer than the grid or its centre lies elsewhere than it can.
+    """
+    samples, centre = acquisition.number_of_samples, _centre(acquisition, encoding)
+    grid = _full_readout(samples, centre, encoding)
+    line = _without_discarded(acquisition)
+    reverse, symmetric = acquisition.is_flag_set(flags.ACQ_IS_REVERSE), centre == samples // 2
+    if reverse:
+        line = line[:, ::-1]
+        # A symmetric readout has its centre at n // 2 whichever way it is read; an asymmetric one is mirrored.
+        centre = centre if symmetric else samples - 1 - centre
+    start = grid // 2 - centre
+    if start < 0 or start + samples > grid:
+        raise InputError(f"a readout of {samples} samples with its centre at {centre} does not fit a grid of {grid}")
+    if samples != grid:
+        line = np.pad(line, ((0, 0), (start, grid - samples - start)))
+    if grid != encoding.ro:
+        line = remove_oversampling(line, encoding.ro)
+    elif reverse and symmetric and encoding.oversampling > 1:
+        line = _move(line, 1 - 1 / encoding.oversampling)
+    return np.ascontiguousarray(line, dtype=np.complex64)
+
+
+def remove_oversampling(line: Line, ro: int) -> Line:
+    """Crop the line's image ``(coils, samples)`` to its central ``ro`` pixels, as RemoveROOversampling does."""
+    import torch
+
+    from pass_recon.physics.fourier import fft1c, ifft1c, resize_centre
+
+    image = ifft1c(torch.from_numpy(np.ascontiguousarray(line)), dim=-1)
+    return fft1c(resize_centre(image, (ro,)), dim=-1).numpy()
+
+
+def _without_discarded(acquisition: Acquisition) -> Line:
+    before, after = acquisition.discard_pre, acquisition.discard_post
+    line: Line = acquisition.data
+    if before or after:
+        line = line.copy()
+        line[:, :before] = 0
+        line[:, line.shape[1] - after :] = 0
+    return line
+
+
+def _centre(acquisition: Acquisition, encoding: Encoding) -> int:
+    """Sample at the centre of k-space; many converters leave it at 0, and a full readout is symmetric."""
+    samples, centre = acquisition.number_of_samples, acquisition.center_sample
+    full = samples in (encoding.sampled_readout, encoding.ro) and abs(centre - samples // 2) <= 1
+    if full or centre == 0 or centre >= samples or samples == encoding.sampled_readout:
+        return int(samples // 2)
+    return int(centre)
+
+
+def _full_readout(samples: int, centre: int, encoding: Encoding) -> int:
+    """Size of the grid that these samples belong to: with readout oversampling, or without it if that was removed.
+
+    An asymmetric echo is short on one side only, so its longer side tells.
+    """
+    reach = 2 * max(centre, samples - centre)
+    removed_upstream = abs(reach - encoding.ro) <= abs(reach - encoding.sampled_readout)
+    return encoding.ro if removed_upstream and samples <= encoding.ro else encoding.sampled_readout
+
+
+def _move(line: Line, samples: float) -> Line:
+    """Shift ``(coils, ro)`` k-space towards higher indices by a fraction of a sample.
+
+    A line that was read backwards and lost its oversampling before it could be turned round is off by this much: the
+    mirror axis lies between two samples, and after the removal they are further apart.
+    """
+    import torch
+
+    from pass_recon.physics.fourier import fft1c, ifft1c
+
+    n = line.shape[-1]
+    image = ifft1c(torch.from_numpy(np.ascontiguousarray(line)), dim=-1)
+    ramp = torch.exp(2j * torch.pi * samples / n * (torch.arange(n) - n // 2))
+    return fft1c(image * ramp.to(image.dtype), dim=-1).numpy()
+
+
+def _refuse_nonfinite(data: Line, what: str) -> None:
+    finite = np.isfinite(data)
+    if not finite.all():
+        raise InputError(f"{what} holds {data.size - int(finite.sum())} values that are NaN or infinite")
