@@ -1,0 +1,316 @@
+"""Where a CLIP comes from: a name with a tag, a local file or folder, or a configuration of our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pass_recon.anomaly.checkpoints import is_torchscript, load_strictly, part, read_checkpoint, weights_in_folder
+from pass_recon.types import BundleError, InputError
+
+# open_clip builds both towers at once; this stands in for the text tower where only the vision tower is wanted, so
+# that neither its memory nor the transformers package is needed at the scanner.
+_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+_HUB = "hf-hub:"
+
+
+@dataclass(frozen=True)
+class BackboneConfiguration:
+    """Which CLIP to use. Exactly one of these forms:
+
+    ============================  =======================================================================
+    ``name`` and ``pretrained``   open_clip's name and tag (``ViT-L-14-336``, ``openai``), downloaded once
+    ``name="hf-hub:org/repo"``    a model of the Hugging Face hub, for example BiomedCLIP
+    ``name`` and ``path``         a checkpoint file of that architecture
+    ``path``                      a folder with ``open_clip_config.json`` and weights
+    ``model``                     a configuration of our own, untrained; its weights travel with the bundle
+    ``model`` and ``path``        a checkpoint file of that architecture
+    ============================  =======================================================================
+
+    Attributes
+    ----------
+    name, pretrained, path
+        See above. ``pretrained="random"`` is a named architecture without its weights, for tests.
+    model
+        open_clip's model configuration: ``embed_dim``, ``vision_cfg``, ``text_cfg``.
+    image_size
+        Working size ``(height, width)``; the model's own if None.
+    mean, std
+        Normalisation of the three input channels; the model's own if None.
+    fingerprint
+        Of the vision weights that the adapters were trained on; others are then refused.
+    """
+
+    name: str = ""
+    pretrained: str = ""
+    path: str = ""
+    model: Mapping[str, Any] | None = None
+    image_size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    fingerprint: str = ""
+
+    @property
+    def travels(self) -> bool:
+        """True where nobody but the bundle can supply the vision weights."""
+        return not self.path and (self.model is not None or self.pretrained == "random")
+
+    @property
+    def described(self) -> str:
+        """A few words for messages."""
+        if self.model is not None:
+            return self.path or "the model configuration"
+        return " ".join(filter(None, (self.name, self.pretrained, self.path))) or "an empty configuration"
+
+    def replace(self, **changes: Any) -> BackboneConfiguration:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it, without the fields left at their defaults."""
+        fields = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        return json.loads(json.dumps({name: value for name, (value, default) in fields.items() if value != default}))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BackboneConfiguration:
+        """From ``to_dict``; unknown names raise a ``BundleError``."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise BundleError(f"unknown backbone settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        sequences = {name: tuple(values[name]) for name in ("image_size", "mean", "std") if values.get(name)}
+        return cls(**{**values, **sequences})
+
+
+SMALL_BACKBONE = BackboneConfiguration(
+    model={
+        "embed_dim": 128,
+        "vision_cfg": {
+            "image_size": 320,
+            "layers": 8,
+            "width": 128,
+            "head_width": 32,
+            "mlp_ratio": 3.0,
+            "patch_size": 10,
+        },
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+    }
+)
+"""Ours: 1.5 million weights, 32 × 32 tokens of a 320 × 320 image, sized for two CPU cores."""
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A CLIP found: its configuration, how its inputs are normalised, where its weights lie.
+
+    Attributes
+    ----------
+    model
+        open_clip's model configuration.
+    preprocessing
+        open_clip's ``preprocess_cfg``: ``mean`` and ``std`` at least.
+    weights
+        Checkpoint file; None for random weights.
+    tokenizer
+        Makes the function from texts to tokens.
+    described
+        A few words for messages.
+    """
+
+    model: dict[str, Any]
+    preprocessing: dict[str, Any]
+    weights: Path | None
+    tokenizer: Callable[[], Callable[[Sequence[str]], Tensor]]
+    described: str
+
+    def build_visual(self) -> Any:
+        """The vision tower alone, with its weights."""
+        clip = self._build(_NO_TEXT)
+        if self.weights is not None:
+            state = part(read_checkpoint(self.weights), "visual.")
+            load_strictly(clip.visual, state, f"{self.weights} (visual)")
+        return clip.visual
+
+    def build_clip(self) -> Any:
+        """Both towers: open_clip's ``CustomTextCLIP`` with its weights."""
+        from open_clip.model import convert_to_custom_text_state_dict
+
+        clip = self._build(self.model["text_cfg"])
+        if self.weights is not None:
+            state = convert_to_custom_text_state_dict(read_checkpoint(self.weights))
+            load_strictly(clip.visual, part(state, "visual."), f"{self.weights} (visual)")
+            text = part(state, "text.")
+            # Written by transformers before 4.31, constant, and no longer expected.
+            text.pop("transformer.embeddings.position_ids", None)
+            load_strictly(clip.text, text, f"{self.weights} (text)")
+            if "logit_scale" in state:
+                clip.logit_scale.data.copy_(state["logit_scale"].reshape(clip.logit_scale.shape))
+        return clip
+
+    def _build(self, text: Mapping[str, Any]) -> Any:
+        import open_clip
+
+        vision = {**self.model["vision_cfg"]}
+        if "timm_model_name" in vision:
+            vision["timm_model_pretrained"] = False
+        text = {**text}
+        if "hf_model_name" in text:
+            text["hf_model_pretrained"] = False
+        try:
+            clip = open_clip.CustomTextCLIP(
+                embed_dim=self.model["embed_dim"],
+                vision_cfg=vision,
+                text_cfg=text,
+                quick_gelu=bool(self.model.get("quick_gelu", False)),
+            )
+        except (TypeError, RuntimeError, ValueError, AssertionError) as error:
+            raise InputError(f"open_clip cannot build {self.described}: {error}") from error
+        open_clip.set_model_preprocess_cfg(clip, self.preprocessing)
+        return clip.eval()
+
+
+def resolve(configuration: BackboneConfiguration) -> ClipSource:
+    """Find the architecture, the weights and the tokenizer that a configuration names, downloading if need be.
+
+    Raises
+    ------
+    InputError
+        If the configuration contradicts itself or names what open_clip does not know.
+    BundleError
+        If a local file or folder is missing or incomplete, or a download failed.
+    """
+    path = Path(configuration.path) if configuration.path else None
+    if configuration.model is not None:
+        if configuration.name or configuration.pretrained:
+            raise InputError("a backbone has either a model configuration of its own or a name, not both")
+        return _own(dict(configuration.model), path, configuration.described)
+    if configuration.name.startswith(_HUB):
+        return _from_hub(configuration.name)
+    if configuration.name:
+        return _from_name(configuration, path)
+    if path is None:
+        raise InputError("a backbone needs a name, a path or a model configuration")
+    return _from_folder(path)
+
+
+def load_clip(configuration: BackboneConfiguration) -> tuple[Any, Callable[[Sequence[str]], Tensor]]:
+    """Both towers and the tokenizer, for computing text features and for training a CLIP of our own.
+
+    Returns
+    -------
+        open_clip's ``CustomTextCLIP`` (``.visual`` is what ``Backbone`` takes) and a function from texts to tokens.
+    """
+    source = resolve(configuration)
+    return source.build_clip(), source.tokenizer()
+
+
+@torch.no_grad()
+def encode_texts(clip: Any, tokenizer: Callable[[Sequence[str]], Tensor], texts: Sequence[str]) -> Tensor:
+    """Normalised embeddings ``(texts, embed_dim)``."""
+    device = next(clip.text.parameters()).device
+    features = clip.text(tokenizer(list(texts)).to(device))
+    if isinstance(features, tuple):  # CoCa's text tower also gives its tokens
+        features = features[0]
+    return F.normalize(features.float(), dim=-1)
+
+
+def _own(model: dict[str, Any], path: Path | None, described: str) -> ClipSource:
+    _require(model, described)
+    context = model["text_cfg"].get("context_length", 77)
+    return ClipSource(model, _openai_preprocessing(), path, lambda: _simple_tokenizer(context), described)
+
+
+def _from_name(configuration: BackboneConfiguration, path: Path | None) -> ClipSource:
+    import open_clip
+
+    name, tag = configuration.name, configuration.pretrained
+    model = open_clip.get_model_config(name)
+    if model is None:
+        raise InputError(f"open_clip knows no model {name!r}; it lists those it knows with open_clip.list_models()")
+    preprocessing, weights = _openai_preprocessing(), path
+    if path is not None and tag:
+        raise InputError(f"{name} has both a tag ({tag}) and a file ({path}), which one?")
+    if path is None and tag != "random":
+        published = open_clip.get_pretrained_cfg(name, tag)
+        if not published:
+            known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+            raise InputError(f"open_clip knows no weights {tag!r} of {name}; known are {known}; else give a path")
+        weights = _download(lambda: open_clip.download_pretrained(published), f"{name} {tag}")
+        preprocessing.update({key: published[key] for key in ("mean", "std") if key in published})
+        if published.get("quick_gelu", tag == "openai"):
+            model["quick_gelu"] = True
+    elif path is not None and is_torchscript(path):
+        model["quick_gelu"] = True  # only OpenAI published such archives, and trained with QuickGELU
+    return ClipSource(model, preprocessing, weights, lambda: open_clip.get_tokenizer(name), configuration.described)
+
+
+def _from_hub(name: str) -> ClipSource:
+    import open_clip
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repository = name.removeprefix(_HUB)
+    config = _download(lambda: download_pretrained_from_hf(repository, filename="open_clip_config.json"), name)
+    weights = _download(lambda: download_pretrained_from_hf(repository), name)
+    model, preprocessing = _read_config(config)
+    return ClipSource(model, preprocessing, weights, lambda: open_clip.get_tokenizer(name), name)
+
+
+def _from_folder(folder: Path) -> ClipSource:
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is no folder with open_clip_config.json; for a weights file give its name too")
+    model, preprocessing = _read_config(folder / "open_clip_config.json")
+
+    def tokenizer() -> Callable[[Sequence[str]], Tensor]:
+        import open_clip.tokenizer
+
+        text = model["text_cfg"]
+        context = text.get("context_length", 77)
+        if not text.get("hf_tokenizer_name"):
+            return _simple_tokenizer(context)
+        local = folder if list(folder.glob("tokenizer*")) else text["hf_tokenizer_name"]
+        return open_clip.tokenizer.HFTokenizer(
+            str(local), context_length=context, **(text.get("tokenizer_kwargs") or {})
+        )
+
+    return ClipSource(model, preprocessing, weights_in_folder(folder), tokenizer, str(folder))
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    model = config.get("model_cfg", config)
+    _require(model, str(path))
+    return model, {**_openai_preprocessing(), **config.get("preprocess_cfg", {})}
+
+
+def _require(model: Mapping[str, Any], described: str) -> None:
+    if missing := [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model]:
+        raise BundleError(f"the model configuration in {described} lacks {', '.join(missing)}")
+
+
+def _download(fetch: Callable[[], str], described: str) -> Path:
+    try:
+        return Path(fetch())
+    except Exception as error:  # whatever the network and the hub raise, the user gets one sentence
+        raise BundleError(f"the weights of {described} could not be downloaded: {error}") from error
+
+
+def _simple_tokenizer(context_length: int) -> Callable[[Sequence[str]], Tensor]:
+    import open_clip
+
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
+def _openai_preprocessing() -> dict[str, Any]:
+    import open_clip
+
+    return {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
