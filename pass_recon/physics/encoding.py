@@ -23,12 +23,13 @@ class SenseOperator:
     coil_maps
         ``(..., coils, ro, pe)`` complex S, normally with :math:`\sum_c |S_c|^2 = 1` on its support.
     line_mask
-        ``(..., pe)`` bool M: True where a line was acquired. Its leading axes broadcast with those of the maps.
+        ``(..., pe)`` bool M: True where a line was acquired, or real weights where a gradient is to reach the choice of
+        lines. Its leading axes broadcast with those of the maps.
 
     Raises
     ------
     InputError
-        If the maps lack an axis, the mask is not bool, or the shapes do not fit together.
+        If the maps lack an axis, the mask is neither bool nor real, or the shapes do not fit together.
 
     References
     ----------
@@ -43,7 +44,7 @@ class SenseOperator:
         # A shift of the image commutes with a convolution along pe, hence no shift but this one in `normal`.
         real = self.coil_maps.real.dtype
         self._weights = line_mask[..., None, None, :].to(real)
-        self._uncentred_weights = torch.fft.ifftshift(self._weights, dim=-1)
+        self._uncentred_weights = torch.fft.ifftshift(self._weights.square(), dim=-1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image ``(..., ro, pe)`` to k-space ``(..., coils, ro, pe)``, zero on lines that were not acquired."""
@@ -98,8 +99,8 @@ def _check(coil_maps: Tensor, line_mask: Tensor) -> None:
     maps, mask = tuple(coil_maps.shape), tuple(line_mask.shape)
     if coil_maps.ndim < 3:
         raise InputError(f"coil maps must be (..., coils, ro, pe), got shape {maps}")
-    if line_mask.dtype != torch.bool or line_mask.ndim < 1:
-        raise InputError(f"the line mask must be bool of shape (..., pe), got {line_mask.dtype} {mask}")
+    if not (line_mask.dtype == torch.bool or line_mask.is_floating_point()) or line_mask.ndim < 1:
+        raise InputError(f"the line mask must be bool or real of shape (..., pe), got {line_mask.dtype} {mask}")
     if mask[-1] != maps[-1]:
         raise InputError(f"the line mask has {mask[-1]} lines, the coil maps of shape {maps} have {maps[-1]}")
     try:
