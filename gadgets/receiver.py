@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import ismrmrd
 
 from gadgets import wire
 from gadgets.image_file import ImageFile
-from gadgets.scan_order import SliceKey
+from gadgets.mrd import is_plan
 from pass_recon.types import InputError, PassError
 
-PLAN_SERIES = 1000
+_log = logging.getLogger(__name__)
+# (slice, contrast, phase, repetition, set): what an Image says of the acquisitions that it came from.
+ImageKey = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Arrival:
     """An image came: its series, its (slice, contrast, phase, repetition, set), seconds since the scan began."""
 
     series: int
-    key: SliceKey
+    key: ImageKey
     seconds: float
 
 
@@ -55,7 +58,7 @@ def read_plan(image: ismrmrd.Image) -> Plan | None:
     InputError
         If it claims to be a plan and is not one.
     """
-    if image.image_series_index != PLAN_SERIES or image.meta.get("DataRole") != "SamplingPlan":
+    if not is_plan(image):
         return None
     mask = image.data.ravel() != 0
     order = image.meta.get("PASS_lines", [])
@@ -85,8 +88,6 @@ class Receiver:
         What the server reported.
     lost
         How the connection ended if not with CLOSE; empty otherwise.
-    texts
-        Other texts from the server.
     arrivals
         What came when.
     """
@@ -94,11 +95,10 @@ class Receiver:
     def __init__(self, channel: wire.Channel, output: ImageFile) -> None:
         self.errors: list[str] = []
         self.lost = ""
-        self.texts: list[str] = []
         self.arrivals: list[Arrival] = []
         self._channel, self._output = channel, output
         self._began = time.perf_counter()
-        self._plans: dict[SliceKey, tuple[Plan, float]] = {}
+        self._plans: dict[ImageKey, tuple[Plan, float]] = {}
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -113,7 +113,7 @@ class Receiver:
         """Seconds since the scan began."""
         return time.perf_counter() - self._began
 
-    def wait_for_plan(self, key: SliceKey, timeout: float) -> tuple[Plan, float] | None:
+    def wait_for_plan(self, key: ImageKey, timeout: float) -> tuple[Plan, float] | None:
         """The plan of a slice and when it came; None if it does not come in time, or never will."""
         with self._changed:
             self._changed.wait_for(lambda: key in self._plans or self._ended, timeout)
@@ -139,13 +139,16 @@ class Receiver:
         now = self.elapsed()
         if message.id == wire.MessageId.IMAGE:
             self._image(message.item, now)
-        elif message.id == wire.MessageId.ERROR:
-            self.errors.append(message.item)
+        elif message.id == wire.MessageId.ERROR or (
+            message.id == wire.MessageId.TEXT and wire.is_error_text(message.item)
+        ):
+            # The embedded server says everything twice: at once as Text, like a real one, and at the end as Error.
+            if message.item not in self.errors:
+                self.errors.append(message.item)
         elif message.id == wire.MessageId.TEXT:
-            (self.errors if wire.is_error_text(message.item) else self.texts).append(message.item)
+            _log.info("%s", message.item)
 
     def _image(self, image: ismrmrd.Image, now: float) -> None:
-        # The order of scan_order.KEY_FIELDS.
         key = (image.slice, image.contrast, image.phase, image.repetition, image.set)
         self.arrivals.append(Arrival(image.image_series_index, key, now))
         plan = read_plan(image)

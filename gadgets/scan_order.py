@@ -6,49 +6,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import ismrmrd
-import numpy as np
+from ismrmrd import constants as flags
 
+from gadgets.mrd import Encoding, Scan, SliceKey, is_for_images
+from gadgets.properties import Properties
 from gadgets.scan_file import ScanFile
-from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range
 from pass_recon.types import InputError
 
-SliceKey = tuple[int, int, int, int, int]
-KEY_FIELDS = ("slice", "contrast", "phase", "repetition", "set")
+
+def _bits(*numbers: int) -> int:
+    return sum(1 << (number - 1) for number in numbers)
 
 
-def _bits(*flags: int) -> int:
-    return sum(1 << (flag - 1) for flag in flags)
-
-
-# Played before the first imaging line, whatever their place in the file.
-_PREPARATION = _bits(
-    ismrmrd.ACQ_IS_NOISE_MEASUREMENT,
-    ismrmrd.ACQ_IS_NAVIGATION_DATA,
-    ismrmrd.ACQ_IS_PHASECORR_DATA,
-    ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
-    ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
-    ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
-    ismrmrd.ACQ_IS_PHASE_STABILIZATION,
-)
-# A separate reference scan takes no part: the ACS of a closed loop is its own calibration.
-_REFERENCE = _bits(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
-_CALIBRATION = _bits(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+_REFERENCE = _bits(flags.ACQ_IS_PARALLEL_CALIBRATION)
+_CALIBRATION = _bits(flags.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
 # Where things begin and end depends on what is sent, so these are set anew.
 _BOUNDARIES = _bits(
-    *range(ismrmrd.ACQ_FIRST_IN_ENCODE_STEP1, ismrmrd.ACQ_LAST_IN_SEGMENT + 1), ismrmrd.ACQ_LAST_IN_MEASUREMENT
+    *range(flags.ACQ_FIRST_IN_ENCODE_STEP1, flags.ACQ_LAST_IN_SEGMENT + 1), flags.ACQ_LAST_IN_MEASUREMENT
 )
 
 
 @dataclass
 class SliceLines:
-    """The acquisitions of one slice of one contrast, phase, repetition and set.
+    """The acquisitions of one slice.
 
     Attributes
     ----------
     key
-        (slice, contrast, phase, repetition, set).
+        What tells it from others.
     numbers
         For each phase-encoding line of the encoded grid, the acquisitions that hold it: several if it is averaged.
     """
@@ -70,7 +55,7 @@ class ScanOrder:
     Attributes
     ----------
     preparation
-        Acquisitions to send first: noise scans, navigators and the like.
+        Acquisitions to send first: noise scans, navigators and all else that holds no image.
     slices
         In the order in which they first occur in the file.
     pe
@@ -100,66 +85,56 @@ def scan_order(file: ScanFile, acceleration: float) -> ScanOrder:
     InputError
         If the scan is not one that a closed loop can run.
     """
-    flags = file.heads["flags"]
-    preparation = np.flatnonzero(flags & _PREPARATION).tolist()
-    imaging = np.flatnonzero((flags & (_PREPARATION | _REFERENCE)) == 0)
-    pe, shift = _grid(file, imaging)
-    acs = acs_range(pe, acs_count(pe, acs_fraction(acceleration)))
+    scan = Scan(file.header_xml, Properties(acceleration=acceleration))
+    preparation: list[int] = []
     slices: dict[SliceKey, SliceLines] = {}
-    counters = file.heads["idx"]
-    for number in imaging.tolist():
-        row = counters[number]
-        key = _key(row)
-        lines = slices.setdefault(key, SliceLines(key)).numbers
-        lines.setdefault(int(row["kspace_encode_step_1"]) + shift, []).append(number)
+    for number, head in enumerate(file.heads):
+        header = ismrmrd.AcquisitionHeader.from_buffer_copy(head)
+        if not is_for_images(header):
+            preparation.append(number)
+            continue
+        key = SliceKey.of(header)
+        encoding = scan.encoding(key.encoding)
+        if encoding.separate_calibration and header.flags & _REFERENCE:
+            continue  # a scan of its own takes no part: a closed loop calibrates with its ACS
+        line = encoding.line_of(header.idx.kspace_encode_step_1)
+        slices.setdefault(key, SliceLines(key)).numbers.setdefault(line, []).append(number)
+    encoding = scan.encoding(_only_encoding(file, slices))
+    acs = scan.acs_lines(encoding)
     for one in slices.values():
-        _check_lines(one, pe, acs)
-    return ScanOrder(preparation, list(slices.values()), pe, acs)
+        _check_lines(one, encoding, acs)
+    return ScanOrder(preparation, list(slices.values()), encoding.pe, acs)
 
 
 def mark(acquisition: ismrmrd.Acquisition, *, acs: bool, first: bool, last: bool, end: bool) -> None:
     """Set the flags that depend on what is sent: ACS, first and last line of the slice, end of the measurement."""
     acquisition.flags &= ~(_BOUNDARIES | _CALIBRATION)
     for wanted, flag in (
-        (acs, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING),
-        (first, ismrmrd.ACQ_FIRST_IN_SLICE),
-        (last, ismrmrd.ACQ_LAST_IN_SLICE),
-        (end, ismrmrd.ACQ_LAST_IN_MEASUREMENT),
+        (acs, flags.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING),
+        (first, flags.ACQ_FIRST_IN_SLICE),
+        (last, flags.ACQ_LAST_IN_SLICE),
+        (end, flags.ACQ_LAST_IN_MEASUREMENT),
     ):
         if wanted:
             acquisition.setFlag(flag)
 
 
-def _key(counters: np.void) -> SliceKey:
-    first, second, third, fourth, fifth = (int(counters[name]) for name in KEY_FIELDS)
-    return first, second, third, fourth, fifth
-
-
-def _grid(file: ScanFile, imaging: np.ndarray) -> tuple[int, int]:
-    """Number of encoded lines, and what to add to a line's counter to get its place among them."""
-    if not len(imaging):
+def _only_encoding(file: ScanFile, slices: Iterable[SliceKey]) -> int:
+    spaces = sorted({key.encoding for key in slices})
+    if not spaces:
         raise InputError(f"{file.path} holds no imaging lines")
-    spaces = sorted(set(file.heads["encoding_space_ref"][imaging].tolist()))
-    if len(spaces) > 1 or spaces[0] >= len(file.header.encoding):
+    if len(spaces) > 1:  # a plan does not say which of them it is for
         raise InputError(f"a closed loop needs one encoding space, {file.path} has lines of {spaces}")
-    encoding = file.header.encoding[spaces[0]]
-    if encoding.trajectory.value != "cartesian":
-        raise InputError(f"a closed loop needs a Cartesian scan, {file.path} is {encoding.trajectory.value}")
-    partitions = encoding.encodedSpace.matrixSize.z
-    if partitions > 1:
-        raise InputError(f"a closed loop needs a 2D scan, {file.path} is 3D with {partitions} partitions")
-    pe = encoding.encodedSpace.matrixSize.y
-    limits = encoding.encodingLimits.kspace_encoding_step_1 if encoding.encodingLimits else None
-    return pe, pe // 2 - (limits.center if limits else pe // 2)
+    return spaces[0]
 
 
-def _check_lines(one: SliceLines, pe: int, acs: range) -> None:
-    outside = [line for line in one.numbers if not 0 <= line < pe]
+def _check_lines(one: SliceLines, encoding: Encoding, acs: range) -> None:
+    outside = [line for line in one.numbers if not 0 <= line < encoding.pe]
     if outside:
-        raise InputError(f"slice {one.key[0]} has line {outside[0]}, outside the {pe} lines of the encoded matrix")
+        raise InputError(f"{one.key} has line {outside[0]}, outside the {encoding.pe} lines of the encoded matrix")
     missing = [line for line in acs if line not in one.numbers]
     if missing:
         raise InputError(
-            f"slice {one.key[0]} lacks {len(missing)} of its {len(acs)} ACS lines (lines {acs[0]} to {acs[-1]}): "
+            f"{one.key} lacks {len(missing)} of its {len(acs)} ACS lines (lines {acs[0]} to {acs[-1]}): "
             "a closed loop starts with them"
         )

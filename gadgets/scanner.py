@@ -17,9 +17,10 @@ import ismrmrd
 
 from gadgets import wire
 from gadgets.image_file import ImageFile, default_group
+from gadgets.mrd import SliceKey
 from gadgets.receiver import Arrival, Plan, Receiver
 from gadgets.scan_file import ScanFile
-from gadgets.scan_order import ScanOrder, SliceKey, SliceLines, mark, scan_order
+from gadgets.scan_order import ScanOrder, SliceLines, mark, scan_order
 from pass_recon.sampling.budget import line_budget
 from pass_recon.types import InputError
 
@@ -71,13 +72,13 @@ class SliceRecord:
     Attributes
     ----------
     key
-        (slice, contrast, phase, repetition, set).
+        Which slice.
     plan
         The plan that was followed.
     lines
         The lines that were sent, in order.
     asked
-        When the last ACS line had been sent.
+        When the last ACS line was sent.
     answered
         When the plan arrived; None if the population plan had to be taken.
     first_planned, last_planned
@@ -113,8 +114,8 @@ class ScanReport:
         Images received and stored, plans included.
     errors
         What the server reported, and how the connection ended if it did not end well.
-    texts
-        Other texts from the server.
+    warnings
+        What is odd but does not stop the scan.
     slices
         One record a slice, in closed loop.
     arrivals
@@ -126,7 +127,7 @@ class ScanReport:
     sent: int = 0
     images: int = 0
     errors: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     slices: list[SliceRecord] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     seconds: float = 0.0
@@ -191,7 +192,7 @@ def scan(
         report.seconds = receiver.elapsed()
         output.keep()
         report.images, report.arrivals = output.images, receiver.arrivals
-        report.errors, report.texts = receiver.errors, receiver.texts
+        report.errors = receiver.errors
     if receiver.lost or not (complete or receiver.errors):
         reason = receiver.lost or "it ended the conversation"
         report.errors.append(f"the server went away after {report.sent} acquisitions had been sent: {reason}")
@@ -210,6 +211,11 @@ def _configuration(settings: ScanSettings) -> bytes:
     if settings.config_script is not None:
         return wire.config_script(settings.config_script)
     return wire.config_file(settings.config)
+
+
+def _same_but_for_repetition(one: SliceKey, other: SliceKey) -> bool:
+    # The first line of the next repetition of a slice says that the one before is over.
+    return one == other._replace(repetition=one.repetition)
 
 
 def population_plan(order: ScanOrder, acceleration: float) -> Plan:
@@ -252,12 +258,12 @@ class _Sender:
             self._channel.send(wire.encode(waveform))
         for number in order.preparation:
             self._line(source.acquisition(number))
-        upcoming = iter(order.slices)
-        begun = self._begin(source, order, next(upcoming))
-        for following in [*upcoming, None]:
-            ahead = self._begin(source, order, following) if following else None
-            self._finish(source, order, *begun, end=following is None)
-            begun = ahead or begun
+        begun: tuple[SliceLines, SliceRecord] | None = None
+        for current, following in zip(order.slices, [*order.slices[1:], None], strict=True):
+            lines, record = begun or self._begin(source, order, current)
+            ahead = following is not None and not _same_but_for_repetition(current.key, following.key)
+            begun = self._begin(source, order, following) if following and ahead else None
+            self._finish(source, order, lines, record, end=following is None)
 
     def _begin(self, source: ScanFile, order: ScanOrder, lines: SliceLines) -> tuple[SliceLines, SliceRecord]:
         record = SliceRecord(lines.key)
@@ -265,9 +271,8 @@ class _Sender:
         for i, number in enumerate(lines.acquisitions(order.acs)):
             acquisition = source.acquisition(number)
             mark(acquisition, acs=True, first=i == 0, last=False, end=False)
-            self._line(acquisition)
+            record.asked = self._line(acquisition)
         record.lines.extend(order.acs)
-        record.asked = self._receiver.elapsed()
         return lines, record
 
     def _finish(self, source: ScanFile, order: ScanOrder, lines: SliceLines, record: SliceRecord, *, end: bool) -> None:
@@ -285,25 +290,32 @@ class _Sender:
         record.last_planned = self._receiver.elapsed()
 
     def _plan(self, order: ScanOrder, record: SliceRecord) -> Plan:
-        first = all(one.answered is None for one in self._report.slices)
-        patience = FIRST_PLAN_TIMEOUT if first else PLAN_TIMEOUT
+        patience = FIRST_PLAN_TIMEOUT if record is self._report.slices[0] else PLAN_TIMEOUT
         if self._settings.plan_timeout is not None:
             patience = self._settings.plan_timeout
-        received = self._receiver.wait_for_plan(record.key, patience)
+        received = self._receiver.wait_for_plan(record.key[1:], patience)
         if received is None:
             return population_plan(order, self._settings.acceleration)
         plan, record.answered = received
         if plan.pe != order.pe:
             raise InputError(f"the server's plan is for {plan.pe} lines, the scan has {order.pe}")
+        if len(plan.order) != (budget := line_budget(order.pe, self._settings.acceleration)):
+            self._report.warnings.append(
+                f"the plan of {record.key} has {len(plan.order)} lines, not {budget}: "
+                "has the server another acceleration than the scanner?"
+            )
         return plan
 
-    def _line(self, acquisition: ismrmrd.Acquisition) -> None:
-        pause = self._due - time.perf_counter()
-        if pause > 0:
-            time.sleep(pause)
-        self._channel.send(wire.encode(acquisition))
-        self._due = (
-            max(self._due, time.perf_counter() - self._settings.repetition_time) + self._settings.repetition_time
-        )
+    def _line(self, acquisition: ismrmrd.Acquisition) -> float:
+        """Send when it is due; returns when that was."""
+        if self._receiver.ended:
+            raise wire.PeerLost("it ended the conversation")
+        frame = wire.encode(acquisition)
+        start = max(self._due, time.perf_counter())
+        time.sleep(max(0.0, start - time.perf_counter()))
+        self._due = start + self._settings.repetition_time
+        sent = self._receiver.elapsed()
+        self._channel.send(frame)
         self._report.sent += 1
         self._progress(self._report.sent, self._total)
+        return sent

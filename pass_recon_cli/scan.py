@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     settings = scan_settings(args)
     with ScanFile(args.filename, args.in_group) as source:
         report = scan_with_progress(scan, source, args.outfile, settings, quiet=args.quiet)
+    for warning in report.warnings:
+        sys.stderr.write(f"pass-recon scan: warning: {warning}\n")
     for error in report.errors:
         sys.stderr.write(f"pass-recon scan: {error}\n")
     if not report.images:
@@ -102,7 +104,7 @@ def summary(report: ScanReport, outfile: str, group: str) -> str:
             continue
         waited = "no plan in time" if record.answered is None else f"plan after {1e3 * record.seconds_to_plan:.1f} ms"
         reason = f" ({record.plan.fallback})" if record.plan.fallback else ""
-        lines.append(f"slice {record.key[0]}: {len(record.lines)} lines, {record.plan.source}{reason}, {waited}")
+        lines.append(f"{record.key}: {len(record.lines)} lines, {record.plan.source}{reason}, {waited}")
         if record.missing:
             lines[-1] += f", {record.missing} planned lines are not in the file"
     return "\n".join(lines) + "\n"

@@ -53,7 +53,7 @@ def test_closed_loop_sends_the_lines_of_the_plan_and_no_others(patient, tmp_path
     for index in range(3):
         assert imaging_lines(server, index) == every_other_edge(index, PE)
         assert len(imaging_lines(server, index)) == round(PE / 4)
-    assert [record.lines for record in report.slices] == [every_other_edge(key, PE) for key in (0, 2, 1)]
+    assert [record.lines for record in report.slices] == [every_other_edge(index, PE) for index in (0, 2, 1)]
     assert report.sent == 1 + 3 * round(PE / 4)
 
 
@@ -106,8 +106,8 @@ def test_population_plan_when_the_server_stays_silent(patient, tmp_path):
     for record in report.slices:
         assert record.plan is not None
         assert (record.plan.source, record.answered) == ("population", None)
-        assert len(imaging_lines(server, record.key[0])) == round(PE / 4)
-        assert set(ACS) <= set(imaging_lines(server, record.key[0]))
+        assert len(imaging_lines(server, record.key.slice)) == round(PE / 4)
+        assert set(ACS) <= set(imaging_lines(server, record.key.slice))
 
 
 def test_a_plan_for_another_grid_is_refused(patient, tmp_path):
