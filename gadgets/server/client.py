@@ -1,0 +1,83 @@
+"""What goes back to the client: results, answers and errors, in one queue that nobody waits for."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import Counter
+
+from gadgets import wire
+from gadgets.framing import name_of
+from gadgets.wire import Channel, Message, PeerLost
+
+log = logging.getLogger(__name__)
+
+_MOST_ERRORS = 50
+
+
+class Client:
+    """Sends to one client from a thread of its own.
+
+    The chain ends here: `put` and `end` are those of the last node.
+
+    Parameters
+    ----------
+    channel
+        Connection to the client.
+    errors_as_text_only
+        Leave out the Error messages that repeat the Texts.
+    """
+
+    def __init__(self, channel: Channel, errors_as_text_only: bool) -> None:
+        self.writers: frozenset[int] = frozenset()
+        self.sent: Counter[str] = Counter()
+        self.errors: dict[str, None] = {}  # ordered, without repetitions
+        self.lost = threading.Event()
+        self.done = threading.Event()
+        self._channel = channel
+        self._text_only = errors_as_text_only
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="to-client", daemon=True).start()
+
+    def put(self, message: Message) -> None:
+        """Pass on what the configuration has a writer for; the rest is dropped without a word, as a Gadgetron does."""
+        if message.id in self.writers:
+            self.sent[name_of(message.id)] += 1
+            self._queue.put(message.frame)
+
+    def respond(self, correlation: int, answer: str) -> None:
+        """Answer a query."""
+        self._queue.put(wire.response(correlation, answer))
+
+    def report(self, location: str, message: str) -> None:
+        """Tell the client of an error: at once as Text, and at the end as Error."""
+        content = f"[{location}] ERROR: {message}"
+        if content in self.errors:
+            return  # the same fault in each of a thousand lines is one error
+        log.error("%s", content)
+        if len(self.errors) < _MOST_ERRORS:
+            self.errors[content] = None
+            self._queue.put(wire.text(content))
+
+    def end(self) -> None:
+        """No more results."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        try:
+            while (frame := self._queue.get()) is not None:
+                self._send(frame)
+            for content in [] if self._text_only else list(self.errors):
+                self._send(wire.error(content))
+            self._send(wire.close())
+        finally:
+            self.done.set()
+
+    def _send(self, frame: bytes) -> None:
+        if self.lost.is_set():
+            return  # the queue is still emptied, so that the chain can end
+        try:
+            self._channel.send(frame)
+        except PeerLost:
+            self.lost.set()

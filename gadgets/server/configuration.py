@@ -1,0 +1,254 @@
+"""A Gadgetron configuration: XML in, nodes out; and which files a client may name."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gadgets.framing import TEXT_LIMIT, MessageId
+from pass_recon.types import InputError
+
+Element = ElementTree.Element
+
+# A class name of a reader or writer, without "Reader" or "Writer": the messages it stands for. No gadget of the server
+# makes image arrays or buckets, and gadgetron-python cannot write buckets; yet configurations that list them are valid.
+_KINDS: dict[str, frozenset[int]] = {
+    "Acquisition": frozenset({MessageId.ACQUISITION}),
+    "Waveform": frozenset({MessageId.WAVEFORM}),
+    "Image": frozenset({MessageId.IMAGE}),
+    "Buffer": frozenset({MessageId.RECON_DATA}),
+    "Text": frozenset({MessageId.TEXT}),
+    "IsmrmrdImageArray": frozenset(),
+    "AcquisitionBucket": frozenset(),
+    # names of gadgetron_mricore, as older configurations have them
+    "GadgetIsmrmrdAcquisitionMessage": frozenset({MessageId.ACQUISITION}),
+    "GadgetIsmrmrdWaveformMessage": frozenset({MessageId.WAVEFORM}),
+    "MRIImage": frozenset({MessageId.IMAGE}),
+}
+_ALL_BUT_TEXT = frozenset({MessageId.ACQUISITION, MessageId.WAVEFORM, MessageId.IMAGE, MessageId.RECON_DATA})
+_NODES = "the embedded server runs <gadget> and <external> nodes"
+
+
+@dataclass(frozen=True)
+class Gadget:
+    """A node by its Gadgetron class name."""
+
+    classname: str
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Execute:
+    """A Python module to be started, with the function or class that takes the connection."""
+
+    module: str
+    target: str | None
+
+
+@dataclass(frozen=True)
+class Connect:
+    """A gadget that already listens."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class External:
+    """A node in another process.
+
+    Attributes
+    ----------
+    action
+        How to get there.
+    configuration
+        The ``<configuration>`` element as a document of its own, as the gadget gets it.
+    accepts
+        Ids of the messages that go to the process; all others pass by it.
+    returns
+        Ids of the messages that may come back.
+    """
+
+    action: Execute | Connect
+    configuration: bytes
+    accepts: frozenset[int]
+    returns: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a client may send, what it gets back, and the nodes in between."""
+
+    readers: frozenset[int]
+    writers: frozenset[int]
+    nodes: tuple[Gadget | External, ...]
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses DOCTYPE, and with it entities: nothing can be expanded or fetched."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise InputError(f"a document type is not allowed (<!DOCTYPE {name} …>)")
+
+
+def parse_xml(document: bytes, what: str) -> Element:
+    """The root of an XML document without namespaces; raises InputError where it is malformed or has a DOCTYPE."""
+    parser = ElementTree.XMLParser(target=_NoDoctype())
+    try:
+        parser.feed(document)
+        root = parser.close()
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: impossible encodings
+        raise InputError(f"{what} is not well-formed XML: {error}") from error
+    for element in root.iter():
+        if isinstance(element.tag, str):
+            element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def parse(document: bytes) -> Configuration:
+    """Read a configuration of version 2 or of the older ``gadgetronStreamConfiguration`` kind.
+
+    Raises
+    ------
+    InputError
+        If it is malformed, or asks for something that the server does not have.
+    """
+    root = parse_xml(document, "the configuration")
+    if root.tag == "gadgetronStreamConfiguration":
+        lists, nodes = root, [_legacy_node(gadget) for gadget in root.findall("gadget")]
+        readers, writers = lists.findall("reader"), lists.findall("writer")
+    elif root.tag == "configuration" and (root.findtext("version") or "").strip() == "2":
+        stream = root.find("stream")
+        nodes = [_node(element) for element in ([] if stream is None else _elements(stream))]
+        readers, writers = root.findall("readers/reader"), root.findall("writers/writer")
+    else:
+        raise InputError(f"the configuration is neither version 2 nor gadgetronStreamConfiguration, but <{root.tag}>")
+    return Configuration(_ids(readers, "Reader"), _ids(writers, "Writer"), tuple(nodes))
+
+
+def _elements(parent: Element) -> Iterable[Element]:
+    return (child for child in parent if isinstance(child.tag, str))  # without comments
+
+
+def _ids(elements: Sequence[Element], suffix: str) -> frozenset[int]:
+    ids: set[int] = set()
+    for element in elements:
+        name = (element.findtext("classname") or "").strip()
+        kind = name.removesuffix(suffix)
+        if kind == name or kind not in _KINDS:
+            known = ", ".join(sorted(kind + suffix for kind in _KINDS))
+            raise InputError(f"unknown {suffix.lower()} {name!r}; the embedded server has {known}")
+        ids |= _KINDS[kind]
+    return frozenset(ids)
+
+
+def _node(element: Element) -> Gadget | External:
+    if element.tag == "gadget":
+        return _gadget(element)
+    if element.tag == "external":
+        return _external(element)
+    raise InputError(f"<{element.tag}> is not supported; {_NODES}")
+
+
+def _gadget(element: Element) -> Gadget:
+    classname = (element.findtext("classname") or "").strip()
+    if not classname:
+        raise InputError("a <gadget> without <classname>")
+    return Gadget(classname, dict(_property(child) for child in element.findall("property")))
+
+
+def _property(element: Element) -> tuple[str, str]:
+    """Name and value, as attributes (version 2) or as children (both versions)."""
+    name, value = (
+        element.get(part) if part in element.attrib else element.findtext(part) for part in ("name", "value")
+    )
+    if name is None or value is None:
+        raise InputError("a <property> needs a name and a value")
+    return name.strip(), value.strip()
+
+
+def _legacy_node(element: Element) -> Gadget | External:
+    gadget = _gadget(element)
+    if gadget.classname != "PythonGadget":
+        return gadget
+    configuration = Element("configuration")
+    for name, value in gadget.properties.items():
+        ElementTree.SubElement(configuration, "property", name=name, value=value)
+    action = Execute(_module(gadget.properties.get("python_module")), gadget.properties.get("python_class"))
+    return External(action, _document(configuration), _ALL_BUT_TEXT, _ALL_BUT_TEXT)
+
+
+def _external(element: Element) -> External:
+    execute, connect = element.find("execute"), element.find("connect")
+    if execute is not None:
+        action: Execute | Connect = _execute(execute)
+    elif connect is not None:
+        action = _connect(connect)
+    else:
+        raise InputError("an <external> node needs <execute> or <connect>")
+    readers, writers = element.findall("readers/reader"), element.findall("writers/writer")
+    return External(
+        action,
+        _document(element.find("configuration")),
+        accepts=_ids(writers, "Writer") if writers else _ALL_BUT_TEXT,
+        returns=_ids(readers, "Reader") if readers else _ALL_BUT_TEXT,
+    )
+
+
+def _execute(element: Element) -> Execute:
+    if (kind := element.get("type", "").lower()) != "python":
+        raise InputError(f"<execute type={kind!r}> is not supported; the embedded server starts Python only")
+    return Execute(_module(element.get("name")), element.get("target") or None)
+
+
+def _module(name: str | None) -> str:
+    if not name or not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(f"{name!r} is not the name of a Python module")
+    return name
+
+
+def _connect(element: Element) -> Connect:
+    port = element.get("port", "")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise InputError(f"<connect port={port!r}> is not a port")
+    return Connect(element.get("address") or "localhost", int(port))
+
+
+def _document(element: Element | None) -> bytes:
+    """As the real server writes it: indented by tabs; without the element only the declaration."""
+    declaration = b'<?xml version="1.0"?>\n'
+    if element is None:
+        return declaration
+    element.tail = None
+    ElementTree.indent(element, "\t")
+    return declaration + ElementTree.tostring(element, "utf-8") + b"\n"
+
+
+def find(name: str, folders: Sequence[Path]) -> bytes:
+    """The configuration of this name from the first folder that has it.
+
+    Raises
+    ------
+    InputError
+        If no folder has it, or the name leads out of them: by "..", as an absolute path or through a symbolic link.
+    """
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{name!r} is not the name of a configuration inside the configuration folders")
+    for folder in folders:
+        for candidate in (folder / name, folder / f"{name}.xml"):
+            if candidate.is_file():
+                return _read_inside(candidate, folder, name)
+    known = sorted({path.name for folder in folders for path in folder.glob("*.xml")})
+    raise InputError(f"no configuration {name!r}; there are {', '.join(known) or 'none'}")
+
+
+def _read_inside(path: Path, folder: Path, name: str) -> bytes:
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"configuration {name!r} is a link that leaves the configuration folders")
+    with path.open("rb") as file:
+        document = file.read(TEXT_LIMIT + 1)
+    if len(document) > TEXT_LIMIT:
+        raise InputError(f"configuration {name!r} is larger than {TEXT_LIMIT} bytes")
+    return document

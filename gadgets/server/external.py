@@ -1,0 +1,176 @@
+"""A node in another process: messages that it accepts go there, all others pass by it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+
+from gadgets import wire
+from gadgets.framing import MessageId, name_of
+from gadgets.server.configuration import Connect, Execute, External
+from gadgets.server.nodes import Report, Sink
+from gadgets.server.process import Process
+from gadgets.server.settings import Settings
+from gadgets.wire import Channel, Message, PeerLost, ProtocolError
+from pass_recon.types import InputError
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 0.1
+
+
+class GadgetLost(InputError):
+    """A gadget could not be reached or went away."""
+
+
+class ExternalNode:
+    """The server's end of an ``<external>`` node.
+
+    What the process does not accept is handed on by whoever brings it, at once. A writer thread feeds the process and a
+    reader thread takes what it returns, so that a process that computes and does not read delays nobody but itself.
+    """
+
+    def __init__(self, config: External, header: bytes, downstream: Sink, report: Report, settings: Settings) -> None:
+        self._config, self._header, self._settings = config, header, settings
+        self._downstream, self._report_at = downstream, report
+        action = config.action
+        self.name = action.module if isinstance(action, Execute) else f"{action.address}:{action.port}"
+        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._refusing = False  # the process gets nothing more
+        self._told = False  # the process has reported an error itself
+        self._aborted = threading.Event()
+        self._sources = 2  # of messages for downstream: those that pass by, and those that the process returns
+        self._ending = threading.Lock()
+        self._channel: Channel | None = None
+        self._process: Process | None = None
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    def start(self) -> None:
+        """Reach for the process."""
+        self._thread.start()
+
+    def put(self, message: Message) -> None:
+        """Hand a message to the process, or past it."""
+        if message.id not in self._config.accepts:
+            self._downstream.put(message)
+        elif not self._refusing:
+            self._outbox.put(message)
+
+    def end(self) -> None:
+        """Say CLOSE to the process once it has all that came before."""
+        self._outbox.put(None)
+        self._end_source()
+
+    def abort(self) -> None:
+        """Cut the connection and ask the process to go."""
+        self._aborted.set()
+        self._stop_sending()
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End the process whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait until the process is reaped; False if it still is not."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _report(self, message: str) -> None:
+        self._report_at(self.name, message)
+
+    def _end_source(self) -> None:
+        with self._ending:
+            self._sources -= 1
+            last = self._sources == 0
+        if last:
+            self._downstream.end()
+
+    def _stop_sending(self) -> None:
+        self._refusing = True
+        self._outbox.put(None)  # wakes the writer
+
+    def _run(self) -> None:
+        error: Exception | None = None
+        try:
+            self._channel = channel = self._open(self._config.action)
+            if not self._aborted.is_set():
+                channel.send(wire.config_script(self._config.configuration))
+                channel.send(wire.header(self._header))
+                threading.Thread(target=self._write, args=(channel,), name=f"to-{self.name}", daemon=True).start()
+                self._read(channel)
+        except (InputError, PeerLost, OSError) as raised:
+            error = raised
+        self._stop_sending()
+        self._end_source()  # before the process is gone: what comes after it need not wait for that
+        self._leave(error)
+
+    def _write(self, channel: Channel) -> None:
+        with contextlib.suppress(PeerLost):  # the reader notices it too, and has more to say
+            while (message := self._outbox.get()) is not None and not self._refusing:
+                channel.send(message.frame)
+            channel.send(wire.close())
+
+    def _read(self, channel: Channel) -> None:
+        while (message := channel.read_message()).id != MessageId.CLOSE:
+            if message.id == MessageId.ERROR:
+                self._told = True
+                self._report(message.item)
+                self._stop_sending()  # as the real server does, see gadgets.wire
+            elif message.id in self._config.returns - {MessageId.TEXT}:
+                self._downstream.put(message)
+            else:
+                raise ProtocolError(f"sent a {name_of(message.id)} message, which the configuration has no reader for")
+
+    def _leave(self, error: Exception | None) -> None:
+        """Close the connection, give the process its time to end by itself, and report what went wrong."""
+        if self._channel is not None:
+            self._channel.close()
+        ended = self._process is None or self._process.wait(self._settings.grace_seconds) is not None
+        if self._process is not None and not ended:
+            log.warning("%s still runs %g s after its work and is killed", self.name, self._settings.grace_seconds)
+            self._process.kill()
+        if not self._aborted.is_set() and (verdict := self._verdict(error, ended)):
+            self._report(verdict)
+
+    def _verdict(self, error: Exception | None, ended: bool) -> str:
+        process = self._process if ended else None
+        if isinstance(error, PeerLost):
+            return f"went away in mid-scan, {process.obituary() if process else error}"
+        if error is not None:
+            return str(error)
+        return f"ended with {process.obituary()}" if process and process.failed and not self._told else ""
+
+    def _open(self, action: Execute | Connect) -> Channel:
+        return self._execute(action) if isinstance(action, Execute) else self._connect(action)
+
+    def _execute(self, execute: Execute) -> Channel:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.settimeout(_RETRY_SECONDS)
+            self._process = process = Process(execute, listening.getsockname()[1])
+            deadline = time.monotonic() + self._settings.start_seconds
+            while time.monotonic() < deadline and not self._aborted.is_set():
+                with contextlib.suppress(TimeoutError):
+                    return Channel(listening.accept()[0])
+                if process.exited:
+                    raise GadgetLost(f"ended before it connected, {process.obituary()}")
+        raise GadgetLost(f"did not connect within {self._settings.start_seconds:g} s")
+
+    def _connect(self, connect: Connect) -> Channel:
+        deadline = time.monotonic() + self._settings.connect_seconds
+        while True:
+            try:
+                return Channel.connect(connect.address, connect.port, timeout=max(deadline - time.monotonic(), 0.1))
+            except OSError as error:
+                if time.monotonic() + _RETRY_SECONDS > deadline or self._aborted.is_set():
+                    seconds = self._settings.connect_seconds
+                    raise GadgetLost(f"no gadget listens there ({error}; tried for {seconds:g} s)") from error
+            self._aborted.wait(_RETRY_SECONDS)

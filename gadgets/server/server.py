@@ -1,0 +1,110 @@
+"""Accepts clients. Everything else happens in their sessions."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gadgets.server.session import Session
+from gadgets.server.settings import Settings
+from gadgets.wire import Channel
+from pass_recon.types import InputError
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_STOP_SECONDS = 1.0
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 9002,
+    config_folders: Sequence[Path | str] = (),
+    allow_client_configs: bool = False,
+    ready: Callable[[int], object] | None = None,
+    stop: threading.Event | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Serve clients until `stop` is set or the main thread is interrupted.
+
+    Parameters
+    ----------
+    host, port
+        Address to listen on; port 0 takes any that is free.
+    config_folders
+        Where configurations are looked up by name, the first folder that has one wins.
+    allow_client_configs
+        Whether clients may send configurations, and with them names of Python modules to run.
+    ready
+        Called with the port once clients can connect.
+    stop
+        Ends the server within a second or two, together with all sessions and the processes they started.
+    settings
+        Further settings; the two above take precedence.
+
+    Raises
+    ------
+    InputError
+        If a folder is missing or the address cannot be listened on.
+    """
+    folders = tuple(Path(folder) for folder in config_folders)
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise InputError(f"no such configuration folder: {', '.join(missing)}")
+    settings = replace(settings or Settings(), config_folders=folders, allow_client_configs=allow_client_configs)
+    with _listen(host, port) as listening:
+        bound = listening.getsockname()[1]
+        log.info("listening on %s:%d, configurations from %s", host, bound, ", ".join(map(str, folders)) or "nowhere")
+        if not _is_loopback(host):
+            log.warning("%s is not a loopback address: whoever reaches it can use this server", host)
+        if ready is not None:
+            ready(bound)
+        _accept(listening, settings, stop or threading.Event())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=64)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen on {host}:{port}: {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _accept(listening: socket.socket, settings: Settings, stop: threading.Event) -> None:
+    sessions: dict[threading.Thread, Session] = {}
+    listening.settimeout(_POLL_SECONDS)
+    try:
+        while not stop.is_set():
+            sessions = {thread: session for thread, session in sessions.items() if thread.is_alive()}
+            try:
+                connected, address = listening.accept()
+            except TimeoutError:
+                continue
+            session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings)
+            thread = threading.Thread(target=session.run, name=f"session-{address[1]}", daemon=True)
+            sessions[thread] = session
+            thread.start()
+    except KeyboardInterrupt:
+        log.info("interrupted")
+    finally:
+        _stop(sessions)
+
+
+def _stop(sessions: dict[threading.Thread, Session]) -> None:
+    for session in sessions.values():
+        session.stop()
+    for thread, session in sessions.items():
+        thread.join(_STOP_SECONDS / len(sessions))
+        session.kill()
+        thread.join(_STOP_SECONDS / len(sessions))

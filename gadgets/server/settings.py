@@ -1,0 +1,37 @@
+"""What the person who starts the server decides, and how long it waits for others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a server.
+
+    Attributes
+    ----------
+    config_folders
+        Where configurations are looked up by name, the first folder that has one wins.
+    allow_client_configs
+        Whether clients may send configurations of their own. Such a configuration names Python modules to run.
+    stock_client
+        Report errors as Text only. The stock client aborts at an Error message, which a real server never sends it.
+    connect_seconds
+        How long to try to reach the gadget of a ``<connect>`` node.
+    start_seconds
+        How long a started gadget may take to connect.
+    grace_seconds
+        How long a gadget may linger once it has said CLOSE, or once its client is gone, before it is killed.
+    idle_seconds
+        How long a client that was refused may stay silent before it is cut off.
+    """
+
+    config_folders: tuple[Path, ...] = ()
+    allow_client_configs: bool = False
+    stock_client: bool = False
+    connect_seconds: float = 10.0
+    start_seconds: float = 60.0
+    grace_seconds: float = 5.0
+    idle_seconds: float = 5.0

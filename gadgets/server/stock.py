@@ -1,0 +1,150 @@
+"""Gadgets of the Gadgetron by their names, done in Python: what happens to acquisitions before a chain of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from ismrmrd import Acquisition, AcquisitionHeader
+from numpy.typing import NDArray
+
+from gadgets.mrd import is_noise, remove_oversampling
+from gadgets.mrd.header import DEFAULT_NOISE_BANDWIDTH
+from gadgets.server.nodes import StockGadget
+from pass_recon.types import InputError
+
+
+def _with_data(acquisition: Acquisition, data: NDArray[np.complex64], **changes: int) -> Acquisition:
+    """The acquisition with other samples, and without its trajectory where the number of samples has changed."""
+    header = AcquisitionHeader.from_buffer_copy(acquisition.getHead())
+    trajectory = acquisition.traj
+    if data.shape[1] != header.number_of_samples:
+        header.number_of_samples = data.shape[1]
+        header.trajectory_dimensions, trajectory = 0, None
+    for name, value in changes.items():
+        setattr(header, name, value)
+    return Acquisition(header, np.ascontiguousarray(data), trajectory)
+
+
+def _flag(properties: Mapping[str, str], name: str, default: bool) -> bool:
+    value = properties.get(name, str(default)).lower()
+    if value not in ("true", "false", "1", "0"):
+        raise InputError(f"property {name} must be true or false, got {value!r}")
+    return value in ("true", "1")
+
+
+class NoiseAdjust:
+    """Takes noise scans out of the stream and whitens the rest, coils of unit variance.
+
+    As the original does, the matrix is made at the first acquisition that is no noise scan, with its dwell time; noise
+    scans that come later are dropped, and acquisitions with another number of coils pass unchanged.
+    """
+
+    def __init__(self, header: Any, properties: Mapping[str, str]) -> None:
+        if properties.get("scale_only_channels_by_name"):
+            raise InputError("property scale_only_channels_by_name is not supported by the embedded server")
+        self._adjusts = _flag(properties, "perform_noise_adjust", True)
+        self._passes_others = _flag(properties, "pass_nonconformant_data", True)
+        bandwidth = getattr(header.acquisitionSystemInformation, "relativeReceiverNoiseBandwidth", None)
+        self._bandwidth = DEFAULT_NOISE_BANDWIDTH if bandwidth is None else bandwidth
+        self._noise: list[NDArray[np.complex64]] = []
+        self._noise_dwell_us = 0.0
+        self._matrix: Any = None  # torch is imported once there is something to whiten: it takes seconds
+
+    def process(self, acquisition: Acquisition) -> Iterator[Acquisition]:
+        """Whiten."""
+        if is_noise(acquisition):
+            self._add_noise(acquisition)
+            return
+        if self._noise and self._matrix is None:
+            self._matrix = self._whitening(acquisition.sample_time_us)
+        yield acquisition if self._matrix is None else self._whiten(acquisition)
+
+    def _whitening(self, dwell_us: float) -> Any:
+        import torch
+
+        from pass_recon.physics.coils import whitening_matrix
+
+        return whitening_matrix(
+            torch.from_numpy(np.concatenate(self._noise, axis=1)),
+            noise_dwell_us=self._noise_dwell_us,
+            dwell_us=dwell_us,
+            bandwidth_ratio=self._bandwidth,
+        )
+
+    def _add_noise(self, acquisition: Acquisition) -> None:
+        if not self._adjusts or self._matrix is not None:
+            return
+        if self._noise and acquisition.active_channels != self._noise[0].shape[0]:
+            raise InputError(
+                f"a noise scan has {acquisition.active_channels} coils, the one before it {self._noise[0].shape[0]}"
+            )
+        self._noise.append(acquisition.data)
+        self._noise_dwell_us = self._noise_dwell_us or acquisition.sample_time_us
+
+    def _whiten(self, acquisition: Acquisition) -> Acquisition:
+        import torch
+
+        from pass_recon.physics.coils import whiten
+
+        coils = self._noise[0].shape[0]
+        if acquisition.active_channels != coils:
+            if self._passes_others:
+                return acquisition
+            raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {coils}")
+        return _with_data(acquisition, whiten(torch.from_numpy(acquisition.data), self._matrix).numpy())
+
+
+class RemoveROOversampling:
+    """Crops the field of view along readout to that of the reconstruction.
+
+    Odd sizes keep the centre at ``n // 2``, where the original is one pixel off.
+    """
+
+    def __init__(self, header: Any, properties: Mapping[str, str]) -> None:
+        if not header.encoding:
+            raise InputError("the header describes no encoding")
+        fov = (getattr(header.encoding[0], space).fieldOfView_mm.x for space in ("encodedSpace", "reconSpace"))
+        encoded, recon = map(np.float32, fov)
+        self._ratio = encoded / recon if recon > 0 else np.float32(1)
+
+    def process(self, acquisition: Acquisition) -> Iterator[Acquisition]:
+        """Crop."""
+        samples = int(acquisition.number_of_samples / self._ratio)
+        if self._ratio <= 1 or samples < 1:
+            yield acquisition
+            return
+        data = remove_oversampling(acquisition.data, samples)
+        fields = ("center_sample", "discard_pre", "discard_post")
+        yield _with_data(acquisition, data, **{name: int(getattr(acquisition, name) / self._ratio) for name in fields})
+
+
+class AsymmetricEchoAdjustRO:
+    """Zeros on the short side of an asymmetric echo, so that its centre is the centre of the encoded readout."""
+
+    def __init__(self, header: Any, properties: Mapping[str, str]) -> None:
+        self._readout = [encoding.encodedSpace.matrixSize.x for encoding in header.encoding]
+
+    def process(self, acquisition: Acquisition) -> Iterator[Acquisition]:
+        """Pad."""
+        samples, centre, space = (
+            acquisition.number_of_samples,
+            acquisition.center_sample,
+            acquisition.encoding_space_ref,
+        )
+        missing = self._readout[space] - samples if space < len(self._readout) else 0
+        if is_noise(acquisition) or 2 * centre == samples or centre >= samples or missing <= 0:
+            yield acquisition
+            return
+        before, after = (missing, 0) if 2 * centre < samples else (0, missing)
+        data = np.pad(acquisition.data, ((0, 0), (before, after)))
+        changes = {"center_sample": data.shape[1] // 2, "discard_pre": before, "discard_post": after}
+        yield _with_data(acquisition, data, **changes)
+
+
+STOCK_GADGETS: dict[str, Callable[[Any, Mapping[str, str]], StockGadget]] = {
+    "NoiseAdjustGadget": NoiseAdjust,
+    "RemoveROOversamplingGadget": RemoveROOversampling,
+    "AsymmetricEchoAdjustROGadget": AsymmetricEchoAdjustRO,
+}
