@@ -1,0 +1,1 @@
+"""Data in one form, and the training and evaluation that read it."""

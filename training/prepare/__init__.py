@@ -1,0 +1,1 @@
+"""From fastMRI, magnitude volumes and simulated patients to the one form that training and evaluation read."""
