@@ -49,6 +49,8 @@ def buffer_lines(acquisitions: Iterable[Any], scan: mrd.Scan) -> Iterator[ReconD
                 yield mrd.acs_message(part)
         except InputError as error:
             yield from dropped.line(acquisition, error)
+        while readouts.complaints:
+            yield Failure(readouts.complaints.pop(), "input")
         for ended in slices.ended_by(acquisition):
             yield from _whole(ended, dropped)
     for left, truncated in slices.rest():

@@ -20,6 +20,7 @@ from gadgets.mrd.images import (
     image_like,
     is_plan,
     plan_image,
+    reconstruction_meta,
     score_meta,
     seconds_meta,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "is_plan",
     "keep_lines",
     "plan_image",
+    "reconstruction_meta",
     "remove_oversampling",
     "score_meta",
     "seconds_meta",

@@ -35,8 +35,12 @@ class SliceData:
         Line of the grid that ``kspace[..., 0]`` is.
     line_mask
         ``(lines,)`` bool, which of them were acquired.
+    order
+        The acquired lines of the grid in the order of acquisition.
     calibration
         ``(coils, ro, pe)`` with the calibration lines only, where these are a scan of their own; else None.
+    message
+        The ReconData of this slice alone.
     """
 
     key: SliceKey
@@ -45,7 +49,9 @@ class SliceData:
     kspace: NDArray[np.complex64]
     first_line: int
     line_mask: NDArray[np.bool_]
+    order: tuple[int, ...]
     calibration: NDArray[np.complex64] | None
+    message: ReconData
 
     @property
     def is_acs(self) -> bool:
@@ -67,13 +73,12 @@ def slice_message(part: Slice) -> ReconData:
     return ReconData([ReconBit(data, reference)])
 
 
-def keep_lines(message: ReconData, keep: NDArray[np.bool_]) -> ReconData:
-    """The same slice without the lines for which ``keep`` ``(pe,)`` is False."""
-    bit = message[0]
+def keep_lines(whole: SliceData, keep: NDArray[np.bool_]) -> ReconData:
+    """The message of a whole slice without the lines for which ``keep`` ``(pe,)`` is False."""
+    bit = whole.message[0]
     data, headers = bit.data.data.copy(order="F"), bit.data.headers.copy()
     data[:, ~keep] = 0
-    for line in np.flatnonzero(~keep):
-        headers[line] = _filled(headers[line].shape, AcquisitionHeader())
+    headers[~keep] = _filled(headers[~keep].shape, AcquisitionHeader())
     buffer = ReconBuffer(data, None, None, headers, bit.data.sampling)
     return ReconData([ReconBit(buffer, bit.ref)])
 
@@ -115,8 +120,16 @@ def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: Scan) -> SliceData:
         kspace=_array(bit.data, place),
         first_line=first_line,
         line_mask=line_mask,
+        order=tuple(int(line) + first_line for line in sorted(lines, key=lambda line: headers[line].scan_counter)),
         calibration=_on_grid(bit.ref, place, encoding) if bit.ref and encoding.separate_calibration else None,
+        message=ReconData([ReconBit(_only(bit.data, place), _only(bit.ref, place) if bit.ref else None)]),
     )
+
+
+def _only(buffer: ReconBuffer, place: tuple[int, ...]) -> ReconBuffer:
+    """A buffer with one place (N, S, LOC) of another."""
+    one = (Ellipsis, *(slice(index, index + 1) for index in place))
+    return ReconBuffer(buffer.data[one], None, None, buffer.headers[one], buffer.sampling)
 
 
 def _array(buffer: ReconBuffer, place: tuple[int, ...]) -> NDArray[np.complex64]:

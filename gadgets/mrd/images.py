@@ -15,8 +15,9 @@ from ismrmrd.image import Image, ImageHeader
 from ismrmrd.meta import Meta
 from numpy.typing import ArrayLike, NDArray
 
-from gadgets.mrd.header import Encoding
-from pass_recon.types import Box, SamplingPlan
+from gadgets.mrd.buffers import SliceData
+from gadgets.mrd.header import Encoding, Scan
+from pass_recon.types import Box, Reconstruction, SamplingPlan
 
 RECONSTRUCTION_SERIES, MAP_SERIES, OVERLAY_SERIES, PLAN_SERIES = 1, 2, 3, 1000
 PLAN_ROLE = "SamplingPlan"
@@ -54,6 +55,25 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
     }
     data = plan.lines.numpy().astype(np.uint16)[None, None, None, :]
     return _image(data, _header(header, encoding, constants.IMTYPE_MAGNITUDE, PLAN_SERIES, index), meta)
+
+
+def reconstruction_meta(result: Reconstruction, data: SliceData, scan: Scan, boxes: Sequence[Box]) -> dict[str, Any]:
+    """What is told with a reconstruction and everything made from it; ``boxes`` in pixels of the image sent."""
+    method = "CG-SENSE" if result.bundle == "classical" else result.bundle
+    meta: dict[str, Any] = {
+        "DataRole": "Image",
+        "ImageProcessingHistory": ["PASS", method],
+        "PASS_slice": str(data.key.slice),
+        "PASS_bundle": result.bundle,
+        "PASS_acceleration": f"{scan.properties.acceleration:g}",
+        "PASS_lines_used": f"{int(data.line_mask.sum())} of {data.encoding.pe}",
+    }
+    if data.encoding.partial_fourier is not None:
+        meta["PASS_partial_fourier"] = f"{data.encoding.partial_fourier:g}"
+    if result.anomaly_map is None and scan.properties.anomaly:
+        meta["PASS_anomaly"] = f"unavailable: no detector in bundle {result.bundle}"
+    score = result.score[0] if result.score else None
+    return meta | score_meta(score) | boxes_meta(boxes) | fallback_meta(result.fallback) | seconds_meta(result.seconds)
 
 
 def is_plan(item: object) -> bool:

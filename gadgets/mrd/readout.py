@@ -47,9 +47,15 @@ class Readouts:
     """Turns acquisitions into whitened, centred lines without readout oversampling.
 
     Noise scans that reach us are kept until the first line: whoever whitens before us does not pass them on.
+
+    Attributes
+    ----------
+    complaints
+        Why the noise scans could not be used; whoever reads them takes them away.
     """
 
     def __init__(self, scan: Scan) -> None:
+        self.complaints: list[str] = []
         self._scan = scan
         self._noise: list[Line] = []
         self._noise_dwell_us = 0.0
@@ -60,11 +66,6 @@ class Readouts:
         """Keep a noise scan. Those that come after the first line are ignored, as Gadgetron does."""
         if self._coils is not None:
             return
-        if self._noise and acquisition.active_channels != self._noise[0].shape[0]:
-            raise InputError(
-                f"a noise scan has {acquisition.active_channels} coils, the one before it {self._noise[0].shape[0]}"
-            )
-        _refuse_nonfinite(acquisition.data, "a noise scan")
         self._noise.append(acquisition.data)
         self._noise_dwell_us = self._noise_dwell_us or acquisition.sample_time_us
 
@@ -80,26 +81,41 @@ class Readouts:
         coils = self._coils or data.shape[0]
         if data.shape[0] != coils:
             raise InputError(f"the line has {data.shape[0]} coils, those before it had {coils}")
-        _refuse_nonfinite(data, "the line")
+        finite = np.isfinite(data)
+        if not finite.all():
+            raise InputError(f"the line holds {data.size - int(finite.sum())} values that are NaN or infinite")
         line = centred_line(acquisition, self._scan.encoding(acquisition.encoding_space_ref))
         self._coils = coils
         return self._whiten(line, acquisition.sample_time_us) if self._noise else line
 
     def _whiten(self, line: Line, dwell_us: float) -> Line:
         import torch
-        from pass_recon.physics.coils import whiten, whitening_matrix
 
-        noise = self._noise[0].shape[0]
-        if line.shape[0] != noise:
-            raise InputError(f"the line has {line.shape[0]} coils, the noise scan had {noise}")
-        if dwell_us not in self._whitening:
-            self._whitening[dwell_us] = whitening_matrix(
-                torch.from_numpy(np.concatenate(self._noise, axis=1)),
-                noise_dwell_us=self._noise_dwell_us,
-                dwell_us=dwell_us,
-                bandwidth_ratio=self._scan.noise_bandwidth,
-            )
-        return whiten(torch.from_numpy(line), self._whitening[dwell_us]).numpy()
+        from pass_recon.physics.coils import whiten
+
+        try:
+            if dwell_us not in self._whitening:
+                self._whitening[dwell_us] = self._whitening_matrix(dwell_us)
+            return whiten(torch.from_numpy(line), self._whitening[dwell_us]).numpy()
+        except InputError as error:
+            # Better an image with correlated noise than none.
+            self.complaints.append(f"the noise scan cannot be used, nothing is whitened: {error}")
+            self._noise.clear()
+            return line
+
+    def _whitening_matrix(self, dwell_us: float) -> Any:
+        import torch
+
+        from pass_recon.physics.coils import whitening_matrix
+
+        if len(coils := {noise.shape[0] for noise in self._noise}) > 1:
+            raise InputError(f"noise scans differ in their number of coils: {sorted(coils)}")
+        return whitening_matrix(
+            torch.from_numpy(np.concatenate(self._noise, axis=1)),
+            noise_dwell_us=self._noise_dwell_us,
+            dwell_us=dwell_us,
+            bandwidth_ratio=self._scan.noise_bandwidth,
+        )
 
 
 def centred_line(acquisition: Acquisition, encoding: Encoding) -> Line:
@@ -187,9 +203,3 @@ def _move(line: Line, samples: float) -> Line:
     image = ifft1c(torch.from_numpy(np.ascontiguousarray(line)), dim=-1)
     ramp = torch.exp(2j * torch.pi * samples / n * (torch.arange(n) - n // 2))
     return fft1c(image * ramp.to(image.dtype), dim=-1).numpy()
-
-
-def _refuse_nonfinite(data: Line, what: str) -> None:
-    finite = np.isfinite(data)
-    if not finite.all():
-        raise InputError(f"{what} holds {data.size - int(finite.sum())} values that are NaN or infinite")

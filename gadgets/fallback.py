@@ -1,0 +1,116 @@
+"""A scan is never lost: what is done instead when a plan or a reconstruction fails, or a plan is late."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from queue import SimpleQueue
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from gadgets.mrd import Scan, SliceData
+from gadgets.stream import Failure
+from pass_recon.pipeline import Pipeline
+from pass_recon.types import PassError, Reconstruction, SamplingPlan
+
+_log = logging.getLogger(__name__)
+
+
+class Planner:
+    """Plans on a thread of its own, so that nobody waits for a late plan.
+
+    A daemon thread rather than an executor, which Python would wait for at the end of the process: a server waits for
+    its gadgets to exit.
+    """
+
+    def __init__(self, pipeline: Pipeline, scan: Scan) -> None:
+        self._pipeline, self._properties = pipeline, scan.properties
+        self._requests: SimpleQueue[tuple[Future[SamplingPlan], SliceData] | None] = SimpleQueue()
+
+    def __enter__(self) -> Planner:
+        threading.Thread(target=self._work, name="planner", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._requests.put(None)
+
+    def plan(self, acs: SliceData) -> tuple[SamplingPlan | None, Failure | None]:
+        """The personal plan; the population's where that fails or is late; none where falling back is switched off."""
+        deadline_ms, future = self._properties.plan_deadline_ms, Future[SamplingPlan]()
+        self._requests.put((future, acs))
+        try:
+            return future.result(deadline_ms / 1000), None
+        except Late:
+            future.cancel()
+            reason = f"no personal plan within the deadline of {deadline_ms:g} ms"
+        except Exception as error:  # noqa: BLE001, whatever a network does, the scanner gets a plan
+            reason = _sentence("planning failed", error)
+        failure = Failure(f"{acs.key}: {reason}", "processing")
+        if not self._properties.fallback:
+            return None, failure
+        try:
+            return self._pipeline.population_plan(acs.encoding.pe, fallback=reason), failure
+        except PassError as error:
+            return None, Failure(f"{failure.message}; there is no population plan either: {error}", "processing")
+
+    def _work(self) -> None:
+        while (request := self._requests.get()) is not None:
+            future, acs = request
+            if not future.set_running_or_notify_cancel():
+                continue
+            lines = range(acs.first_line, acs.first_line + acs.kspace.shape[-1])
+            try:
+                shape = (acs.kspace.shape[1], acs.encoding.pe)
+                future.set_result(self._pipeline.plan(acs.kspace, list(lines), shape))
+            except Exception as error:  # noqa: BLE001, handed to whoever waits
+                future.set_exception(error)
+
+
+def acquired_plan(whole: SliceData, scan: Scan, pipeline: Pipeline, *, fallback: str | None = None) -> SamplingPlan:
+    """What came, told as a plan."""
+    return SamplingPlan(
+        lines=torch.from_numpy(whole.line_mask),
+        order=whole.order,
+        acceleration=scan.properties.acceleration,
+        source="acquired",
+        bundle=pipeline.name,
+        fallback=fallback,
+    )
+
+
+def reconstruct(whole: SliceData, scan: Scan, pipeline: Pipeline) -> tuple[Reconstruction | None, Failure | None]:
+    """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too."""
+    try:
+        return _finite(pipeline.reconstruct(whole.kspace, whole.line_mask)), None
+    except Exception as error:  # noqa: BLE001, whatever a network does, there will be an image
+        reason = _sentence("reconstruction failed", error)
+    failure = Failure(f"{whole.key}: {reason}", "processing")
+    if not scan.properties.fallback:
+        return None, failure
+    for classical in (pipeline, Pipeline("classical", device="cpu", acceleration=scan.properties.acceleration)):
+        try:
+            return _finite(classical.classical(whole.kspace, whole.line_mask, fallback=reason)), failure
+        except Exception as error:  # noqa: BLE001, a GPU that is out of memory is so for CG-SENSE too
+            reason += f"; {_sentence('CG-SENSE failed', error)}"
+    return None, Failure(f"{whole.key}: {reason}", "processing")
+
+
+def _finite(result: Reconstruction) -> Reconstruction:
+    image = result.image
+    if not torch.isfinite(torch.view_as_real(image)).all():
+        raise ArithmeticError(f"{int((~torch.isfinite(image)).sum())} of {image.numel()} pixels are NaN or infinite")
+    if result.anomaly_map is not None and not np.isfinite(result.anomaly_map.numpy()).all():
+        raise ArithmeticError("the anomaly map holds NaN or infinity")
+    return result
+
+
+def _sentence(what: str, error: Exception) -> str:
+    _log.debug("%s", what, exc_info=error)
+    # Messages of torch run over many lines; the first one says it.
+    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"

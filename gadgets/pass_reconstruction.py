@@ -1,0 +1,80 @@
+"""Third stage: slices → the reconstruction (complex64) and its anomaly map (float32)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from gadgetron.external.connection import Connection
+from gadgetron.types.recon_data import ReconData
+from ismrmrd import Image
+
+from gadgets import mrd
+from gadgets.stream import Stage, run_gadget
+
+if TYPE_CHECKING:
+    from pass_recon.pipeline import Pipeline
+    from pass_recon.types import Reconstruction
+
+
+def pass_reconstruction(connection: Connection) -> None:
+    """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.pass_reconstruction pass_reconstruction``."""
+
+    def prepare(scan: mrd.Scan) -> Stage:
+        from gadgets.pipelines import pipeline_for
+
+        pipeline = pipeline_for(scan)
+        return lambda messages: reconstruct(messages, scan, pipeline)
+
+    run_gadget(connection, prepare)
+
+
+def reconstruct(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> Iterator[Any]:
+    """Reconstruct each slice.
+
+    Parameters
+    ----------
+    messages
+        ReconData of whole slices; an ACS alone is no image and is dropped; anything else passes through.
+    scan
+        The header and the properties.
+    pipeline
+        Makes the images.
+
+    Yields
+    ------
+    For each slice the image and, unless the property ``anomaly`` is off, directly after it the map. Failures.
+    """
+    from gadgets import fallback
+
+    numbers = count(1)
+    for message in messages:
+        if not isinstance(message, ReconData):
+            yield message
+            continue
+        for data in mrd.slices_of(message, scan):
+            if data.is_acs:
+                continue
+            result, failure = fallback.reconstruct(data, scan, pipeline)
+            if result is not None:
+                yield from _images(result, data, scan, next(numbers))
+            if failure is not None:
+                yield failure
+
+
+def _images(result: Reconstruction, data: mrd.SliceData, scan: mrd.Scan, number: int) -> Iterator[Image]:
+    from gadgets.mrd import geometry
+
+    shape = (data.kspace.shape[1], data.kspace.shape[2])
+    boxes = geometry.boxes_to_recon_space(result.boxes[0], shape, data.encoding) if result.boxes else ()
+    meta = mrd.reconstruction_meta(result, data, scan, boxes)
+    image = geometry.to_recon_space(result.image, data.encoding)
+    yield mrd.image_from_slice(
+        image, data.header, data.encoding, series=mrd.RECONSTRUCTION_SERIES, index=number, meta=meta
+    )
+    if scan.properties.anomaly:
+        anomaly_map = geometry.map_to_recon_space(result.anomaly_map, data.encoding)
+        yield mrd.image_from_slice(
+            anomaly_map, data.header, data.encoding, series=mrd.MAP_SERIES, index=number, meta=meta
+        )
