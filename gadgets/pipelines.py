@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gadgets.mrd import Scan
+from gadgets.properties import Properties
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -27,8 +28,18 @@ def pipeline_for(scan: Scan) -> Pipeline:
     InputError
         If there is no such device.
     """
-    properties = scan.properties
-    key = (bundle_for(scan), _device(properties.device), properties.acceleration)
+    return _load(scan.properties)
+
+
+def warm_up(properties: Properties) -> None:
+    """Load what scans with these properties will need; raises as `pipeline_for` does."""
+    _load(properties)
+
+
+def _load(properties: Properties) -> Pipeline:
+    # There is no bundle yet that "auto" could choose.
+    bundle = None if properties.bundle in ("auto", "classical") else properties.bundle
+    key = (bundle, _device(properties.device), properties.acceleration)
     with _loading:  # two sessions that start together must not load the same networks twice
         if key not in _loaded:
             started = time.perf_counter()
@@ -37,12 +48,6 @@ def pipeline_for(scan: Scan) -> Pipeline:
             _loaded[key] = Pipeline(key[0], device=key[1], acceleration=key[2])
             _log.info("loaded %s on %s in %.1f s", key[0] or "classical", key[1], time.perf_counter() - started)
         return _loaded[key]
-
-
-def bundle_for(scan: Scan) -> str | None:
-    """The bundle to use: the one that was named, or with ``auto`` the one that fits the header; None for none."""
-    named = scan.properties.bundle
-    return None if named in ("auto", "classical") else named
 
 
 def _device(name: str) -> str:

@@ -1,0 +1,152 @@
+"""All four stages in one process that is already warm, for the ``<connect>`` node of ``pass_recon_resident.xml``.
+
+A gadget that a server starts pays seconds of imports for every scan; a resident one answers with the first plan in
+milliseconds. Each connection is one scan. Of its threads one reads, one plans and one reconstructs, so that a plan
+never waits for a reconstruction.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from typing import Any
+
+from gadgetron.types.recon_data import ReconData
+
+from gadgets import wire
+from gadgets.acs_buffer import buffer_lines
+from gadgets.anomaly_overlay import overlay
+from gadgets.mask_feedback import feed_back
+from gadgets.mrd import Scan
+from gadgets.pass_reconstruction import reconstruct
+from gadgets.pipelines import pipeline_for, warm_up
+from gadgets.properties import Properties
+from gadgets.stream import GadgetConnection, Stage, converse
+from pass_recon.types import InputError, PassError
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.2
+
+
+def serve_resident(
+    host: str = "127.0.0.1",
+    port: int = 18100,
+    *,
+    properties: Properties | None = None,
+    ready: Callable[[int], object] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve Gadgetron's ``<connect>`` nodes until ``stop`` is set or the main thread is interrupted.
+
+    Parameters
+    ----------
+    host, port
+        Address to listen on; port 0 takes any that is free. Whoever reaches it can use this process.
+    properties
+        What to be warm for; a scan with other properties loads what it needs when it comes.
+    ready
+        Called with the port once the networks are loaded and servers can connect.
+    stop
+        Ends the loop; scans that are under way are cut off.
+
+    Raises
+    ------
+    InputError, BundleError
+        If the address cannot be listened on, or there is no such bundle or device.
+    """
+    warm_up(properties or Properties())
+    stop = stop or threading.Event()
+    with _listen(host, port) as listening:
+        bound = listening.getsockname()[1]
+        _log.info("resident gadget on %s:%d", host, bound)
+        if ready is not None:
+            ready(bound)
+        listening.settimeout(_POLL_S)
+        while not stop.is_set():
+            try:
+                connected, peer = listening.accept()
+            except TimeoutError:
+                continue
+            threading.Thread(target=_session, args=(connected, peer), name="session", daemon=True).start()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family, backlog=16)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen on {host}:{port}: {error}") from error
+    if not ipaddress.ip_address(listening.getsockname()[0]).is_loopback:
+        _log.warning("%s is not a loopback address: whoever reaches it can use this process", host)
+    return listening
+
+
+def _session(connected: socket.socket, peer: object) -> None:
+    """One scan, from the handshake to CLOSE; nothing that happens in it concerns the others."""
+    _log.info("scan from %s", peer)
+    with connected:
+        try:
+            connection = GadgetConnection.accept(connected)
+            converse(connection, lambda scan: _all_stages(scan, connection))
+        except (wire.PeerLost, PassError) as error:
+            _log.error("scan from %s ended: %s", peer, error)
+
+
+def _all_stages(scan: Scan, connection: GadgetConnection) -> Stage:
+    pipeline = pipeline_for(scan)
+
+    def stage(items: Iterator[Any]) -> Iterable[Any]:
+        # The generator that is returned plans; what it would have to wait for happens on the thread of `_Worker`.
+        planned = feed_back(buffer_lines(items, scan), scan, pipeline)
+        with _Worker(lambda slices: overlay(reconstruct(slices, scan, pipeline), scan), connection.send) as worker:
+            for item in planned:
+                if isinstance(item, ReconData):
+                    worker.put(item)
+                else:
+                    yield item
+            worker.wait()
+
+    return stage
+
+
+class _Worker:
+    """Runs a stage on a thread of its own and sends what comes out; an exception comes out of ``put`` or ``wait``."""
+
+    def __init__(self, stage: Stage, send: Callable[[Any], None]) -> None:
+        self._stage, self._send = stage, send
+        self._slices: SimpleQueue[ReconData | None] = SimpleQueue()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="reconstruction", daemon=True)
+
+    def __enter__(self) -> _Worker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._slices.put(None)
+
+    def put(self, item: ReconData) -> None:
+        """Hand over a slice."""
+        self._raise()
+        self._slices.put(item)
+
+    def wait(self) -> None:
+        """Until everything handed over is sent."""
+        self._slices.put(None)
+        self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            for item in self._stage(iter(self._slices.get, None)):
+                self._send(item)
+        except Exception as error:  # noqa: BLE001, handed over to the session's thread
+            self._error = error
