@@ -252,14 +252,18 @@ class CaseFile:
         """``(ro, pe)`` complex64 ground truth of a slice."""
         return torch.from_numpy(self._file["image"][index])
 
+    def halves(self, name: str, index: int) -> Tensor:
+        """``(coils, ro, pe, 2)`` float16 as stored: ``coil_maps``, or ``coil_images`` of a measured case."""
+        return torch.from_numpy(self._file[name][index])
+
     def coil_maps(self, index: int) -> Tensor:
         """``(coils, ro, pe)`` complex64."""
-        return _complex(self._file["coil_maps"][index])
+        return torch.view_as_complex(self.halves("coil_maps", index).float())
 
     def coil_images(self, index: int) -> Tensor:
         """``(coils, ro, pe)`` complex64: measured, or S·x without noise."""
         if self.info.measured:
-            return _complex(self._file["coil_images"][index])
+            return torch.view_as_complex(self.halves("coil_images", index).float())
         return self.coil_maps(index) * self.image(index)
 
     def lesion_mask(self, index: int) -> Tensor | None:
@@ -290,10 +294,6 @@ def box_mask(boxes: tuple[Box, ...], readout: int, phase: int) -> Tensor:
 
 def _halves(x: Tensor) -> np.ndarray:
     return torch.view_as_real(x).half().numpy()
-
-
-def _complex(halves: np.ndarray) -> Tensor:
-    return torch.view_as_complex(torch.from_numpy(halves).float())
 
 
 def _case_info(values: dict[str, Any]) -> CaseInfo:
