@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pass_recon.anomaly.backbone import Backbone
-from pass_recon.anomaly.clip_source import SMALL_BACKBONE, BackboneConfiguration
+from pass_recon.anomaly.configuration import SMALL_BACKBONE, BackboneConfiguration, NetADConfiguration
 from pass_recon.anomaly.lesions import ImageFindings, describe, find_boxes
-from pass_recon.anomaly.netad import AnomalyLogits, AnomalyResult, NetAD, NetADConfiguration
+from pass_recon.anomaly.netad import AnomalyLogits, AnomalyResult, NetAD
 
 __all__ = [
     "SMALL_BACKBONE",

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pass_recon.anomaly.clip_source import BackboneConfiguration, resolve
+from pass_recon.anomaly.clip_source import resolve
+from pass_recon.anomaly.configuration import BackboneConfiguration
 from pass_recon.types import BundleError, InputError
 
 LEVELS = 4
@@ -197,8 +198,10 @@ class Backbone(nn.Module):
 def _anatomy_of(visual: Any) -> tuple[nn.ModuleList, tuple[int, int], int, bool]:
     """Blocks, patch size, number of prefix tokens, and whether the token stream has the batch first."""
     trunk = getattr(visual, "trunk", None)
-    if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk.patch_embed, "patch_size"):
-        return trunk.blocks, _pair(trunk.patch_embed.patch_size), int(trunk.num_prefix_tokens), True
+    if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk.patch_embed, "grid_size"):
+        # Not patch_embed.patch_size: where convolutions come first, that counts their pixels and not the image's.
+        size, grid = _pair(trunk.patch_embed.img_size), _pair(trunk.patch_embed.grid_size)
+        return trunk.blocks, (size[0] // grid[0], size[1] // grid[1]), int(trunk.num_prefix_tokens), True
     transformer = getattr(visual, "transformer", None)
     if transformer is not None and hasattr(transformer, "resblocks"):
         batch_first = bool(getattr(transformer, "batch_first", False))  # open_clip before 2.25 has the tokens first
@@ -215,11 +218,8 @@ def _dimensions(visual: Any) -> tuple[int, int]:
     for layer in reversed(list(visual.head.modules())):
         if isinstance(layer, nn.Linear):
             return width, int(layer.out_features)
-    return width, width
+    return width, int(visual.trunk.num_classes) or width
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-__all__ = ["LEVELS", "Backbone", "BackboneConfiguration", "level_blocks", "resize_positions"]

@@ -77,20 +77,20 @@ def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
 
 
 def weights_in_folder(folder: Path) -> Path:
-    """The one weights file of an open_clip folder, safetensors before pickles.
+    """The weights file of an open_clip folder: one of open_clip's names, else the only one; safetensors before pickles.
 
     Raises
     ------
     BundleError
-        If there is none, or there are several of the preferred kind and none has open_clip's name.
+        If there is none, or several and none has open_clip's name.
     """
-    for pattern in _FOLDER_PREFERENCE:
-        found = sorted(folder.glob(pattern))
-        named = [path for path in found if path.stem in ("open_clip_model", "open_clip_pytorch_model")]
-        if len(named or found) == 1:
-            return (named or found)[0]
-        if found:
-            raise BundleError(f"{folder} holds several weights files, which one? {_named(p.name for p in found)}")
+    found = [path for pattern in _FOLDER_PREFERENCE for path in sorted(folder.glob(pattern))]
+    # Such folders often also hold model.safetensors, the same weights under the names of another library.
+    named = [path for path in found if path.stem in ("open_clip_model", "open_clip_pytorch_model")]
+    if named or len(found) == 1:
+        return (named or found)[0]
+    if found:
+        raise BundleError(f"{folder} holds several weights files, which one? {_named(path.name for path in found)}")
     raise BundleError(f"{folder} holds no weights file ({', '.join(_FOLDER_PREFERENCE)})")
 
 

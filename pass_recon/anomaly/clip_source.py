@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,96 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pass_recon.anomaly.checkpoints import is_torchscript, load_strictly, part, read_checkpoint, weights_in_folder
+from pass_recon.anomaly.configuration import BackboneConfiguration
 from pass_recon.types import BundleError, InputError
 
 # open_clip builds both towers at once; this stands in for the text tower where only the vision tower is wanted, so
 # that neither its memory nor the transformers package is needed at the scanner.
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 _HUB = "hf-hub:"
-
-
-@dataclass(frozen=True)
-class BackboneConfiguration:
-    """Which CLIP to use. Exactly one of these forms:
-
-    ============================  =======================================================================
-    ``name`` and ``pretrained``   open_clip's name and tag (``ViT-L-14-336``, ``openai``), downloaded once
-    ``name="hf-hub:org/repo"``    a model of the Hugging Face hub, for example BiomedCLIP
-    ``name`` and ``path``         a checkpoint file of that architecture
-    ``path``                      a folder with ``open_clip_config.json`` and weights
-    ``model``                     a configuration of our own, untrained; its weights travel with the bundle
-    ``model`` and ``path``        a checkpoint file of that architecture
-    ============================  =======================================================================
-
-    Attributes
-    ----------
-    name, pretrained, path
-        See above. ``pretrained="random"`` is a named architecture without its weights, for tests.
-    model
-        open_clip's model configuration: ``embed_dim``, ``vision_cfg``, ``text_cfg``.
-    image_size
-        Working size ``(height, width)``; the model's own if None.
-    mean, std
-        Normalisation of the three input channels; the model's own if None.
-    fingerprint
-        Of the vision weights that the adapters were trained on; others are then refused.
-    """
-
-    name: str = ""
-    pretrained: str = ""
-    path: str = ""
-    model: Mapping[str, Any] | None = None
-    image_size: tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    fingerprint: str = ""
-
-    @property
-    def travels(self) -> bool:
-        """True where nobody but the bundle can supply the vision weights."""
-        return not self.path and (self.model is not None or self.pretrained == "random")
-
-    @property
-    def described(self) -> str:
-        """A few words for messages."""
-        if self.model is not None:
-            return self.path or "the model configuration"
-        return " ".join(filter(None, (self.name, self.pretrained, self.path))) or "an empty configuration"
-
-    def replace(self, **changes: Any) -> BackboneConfiguration:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it, without the fields left at their defaults."""
-        fields = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
-        return json.loads(json.dumps({name: value for name, (value, default) in fields.items() if value != default}))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BackboneConfiguration:
-        """From ``to_dict``; unknown names raise a ``BundleError``."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise BundleError(f"unknown backbone settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        sequences = {name: tuple(values[name]) for name in ("image_size", "mean", "std") if values.get(name)}
-        return cls(**{**values, **sequences})
-
-
-SMALL_BACKBONE = BackboneConfiguration(
-    model={
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": 320,
-            "layers": 8,
-            "width": 128,
-            "head_width": 32,
-            "mlp_ratio": 3.0,
-            "patch_size": 10,
-        },
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-    }
-)
-"""Ours: 1.5 million weights, 32 × 32 tokens of a 320 × 320 image, sized for two CPU cores."""
 
 
 @dataclass(frozen=True)

@@ -12,81 +12,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pass_recon.anomaly.adapters import PUBLISHED_MIX, LevelAdapters
+from pass_recon.anomaly.adapters import LevelAdapters
 from pass_recon.anomaly.backbone import LEVELS, Backbone
 from pass_recon.anomaly.calibration import Calibration
-from pass_recon.anomaly.checkpoints import load_strictly
-from pass_recon.anomaly.clip_source import BackboneConfiguration, encode_texts, load_clip
+from pass_recon.anomaly.checkpoints import check_state
+from pass_recon.anomaly.clip_source import encode_texts, load_clip
+from pass_recon.anomaly.configuration import BackboneConfiguration, NetADConfiguration
 from pass_recon.anomaly.memory import MemoryBank
 from pass_recon.anomaly.preprocessing import Letterbox, normalise_magnitude
 from pass_recon.anomaly.prompts import diagnoses, finding_features, state_features
-from pass_recon.types import BundleError, InputError
+from pass_recon.types import InputError
 
 _LOGIT_SCALE = 100.0
-
-
-@dataclass(frozen=True)
-class NetADConfiguration:
-    """Everything of a NetAD that is not a weight, for a bundle's card.
-
-    Attributes
-    ----------
-    backbone
-        Which CLIP.
-    anatomy
-        ``"brain"`` or ``"knee"``.
-    mix
-        Weights of the token stream, the pixel-level and the image-level adapter.
-    score_fraction
-        The image score is the mean over this fraction of its tokens, the most abnormal ones; 1 is as published.
-    calibration
-        ``"fitted"`` (a temperature and an offset), or ``"min-max"`` of each map, as the published weights expect.
-    memory_tokens
-        Remembered normal tokens for each branch and level.
-    diagnoses
-        Labels of the fine-grained text features, in their order.
-    """
-
-    backbone: BackboneConfiguration
-    anatomy: str = "brain"
-    mix: tuple[float, float, float] = PUBLISHED_MIX
-    score_fraction: float = 0.02
-    calibration: Literal["fitted", "min-max"] = "fitted"
-    memory_tokens: int = 0
-    diagnoses: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.score_fraction <= 1:
-            raise InputError(f"score_fraction must be above 0 and at most 1, got {self.score_fraction}")
-        if self.calibration not in ("fitted", "min-max"):
-            raise InputError(f"calibration is 'fitted' or 'min-max', got {self.calibration!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            **values,
-            "backbone": self.backbone.to_dict(),
-            "mix": list(self.mix),
-            "diagnoses": list(self.diagnoses),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetADConfiguration:
-        """From ``to_dict``; unknown or missing names raise a ``BundleError``."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise BundleError(f"unknown NetAD settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        if "backbone" not in values:
-            raise BundleError("the NetAD settings name no backbone")
-        sequences = {name: tuple(values[name]) for name in ("mix", "diagnoses") if name in values}
-        return cls(**{**values, **sequences, "backbone": BackboneConfiguration.from_dict(values["backbone"])})
 
 
 @dataclass(frozen=True)
@@ -200,6 +143,7 @@ class NetAD(nn.Module):
         InputError, BundleError
             As ``Backbone.load``.
         """
+        diagnoses(anatomy)  # an unknown anatomy is told before a large CLIP is loaded
         clip, tokenizer = load_clip(backbone)
         return cls.from_clip(clip, tokenizer, backbone, anatomy=anatomy, **settings)
 
@@ -238,7 +182,7 @@ class NetAD(nn.Module):
             Exactly the tensors of ``weights()``, in any float type.
         backbone
             A vision tower already loaded, to be shared; its fingerprint must be the configuration's. Vision weights
-            in ``weights`` are then not used.
+            in ``weights`` are then not used and may be left out.
 
         Raises
         ------
@@ -247,25 +191,20 @@ class NetAD(nn.Module):
         """
         if not isinstance(configuration, NetADConfiguration):
             configuration = NetADConfiguration.from_dict(configuration)
-        own = configuration.backbone.travels
-        shared = backbone is not None
+        stored = configuration.backbone.travels and backbone is None
         if backbone is None:
             backbone = Backbone.load(configuration.backbone)
         else:
             backbone.check_fingerprint(configuration.backbone.fingerprint)
+            weights = {key: value for key, value in weights.items() if not key.startswith("backbone.")}
         text = torch.zeros(2, backbone.embed_dim)
         findings = torch.zeros(len(configuration.diagnoses), backbone.embed_dim)
         netad = cls(configuration, backbone, text, findings)
-        if own and not shared:
-            load_strictly(netad, weights, "the bundle (NetAD)")
+        expected = {k: v for k, v in netad.state_dict().items() if stored or not k.startswith("backbone.")}
+        check_state(expected, weights, "the bundle (NetAD)")
+        netad.load_state_dict(dict(weights), strict=False)
+        if stored:
             backbone.check_fingerprint(configuration.backbone.fingerprint)
-            return netad
-        supplied = dict(weights)
-        if own:
-            supplied = {key: value for key, value in weights.items() if not key.startswith("backbone.")}
-        current = netad.state_dict()
-        vision = {key: value for key, value in current.items() if key.startswith("backbone.")}
-        load_strictly(netad, {**vision, **supplied}, "the bundle (NetAD)")
         return netad
 
     @property
@@ -280,7 +219,7 @@ class NetAD(nn.Module):
         return self._configuration.diagnoses
 
     def weights(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """The tensors that a bundle stores, on the CPU, contiguous, in ``dtype`` (the calibration always in float32).
+        """What a bundle stores: tensors on the CPU, contiguous, float32 or float16 (the calibration always float32).
 
         Vision weights are among them only where nobody else can supply them (``BackboneConfiguration.travels``).
         """
