@@ -123,10 +123,21 @@ class Channel:
         """Connect to a listening peer within `timeout` seconds; raises OSError."""
         return cls(socket.create_connection((address, port), timeout))
 
+    @property
+    def reset(self) -> bool:
+        """Whether the peer is known to be gone for good, not merely done with sending."""
+        try:
+            return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        except OSError:  # closed at this end
+            return True
+
     def _receive(self, count: int) -> bytes:
-        if hasattr(socket, "TCP_QUICKACK"):  # Linux; the kernel forgets it after a while, hence around every read
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        received = self.socket.recv(count)
+        try:
+            if hasattr(socket, "TCP_QUICKACK"):  # Linux; the kernel forgets it after a while, hence around every read
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            received = self.socket.recv(count)
+        except OSError as error:
+            raise PeerLost(f"the connection is broken: {error}") from error
         if not received:
             raise PeerLost("the peer closed the connection without CLOSE")
         return received

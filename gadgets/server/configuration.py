@@ -241,7 +241,7 @@ def find(name: str, folders: Sequence[Path]) -> bytes:
             if candidate.is_file():
                 return _read_inside(candidate, folder, name)
     known = sorted({path.name for folder in folders for path in folder.glob("*.xml")})
-    raise InputError(f"no configuration {name!r}; there are {', '.join(known) or 'none'}")
+    raise InputError(f"no configuration {name!r} in the configuration folders; they hold {', '.join(known) or 'none'}")
 
 
 def _read_inside(path: Path, folder: Path, name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import selectors
 import threading
 import time
@@ -46,7 +47,6 @@ class Session:
         self._received: Counter[str] = Counter()
         self._config_name = "no configuration"
         self._closed_by_client = False
-        self._stopped = threading.Event()
 
     def run(self) -> None:
         """Everything from the first message to the end of the last process."""
@@ -67,7 +67,6 @@ class Session:
 
     def stop(self) -> None:
         """End the session early, from another thread."""
-        self._stopped.set()
         self._client.lost.set()
         if self._chain is not None:
             self._chain.abort()
@@ -161,10 +160,13 @@ class Session:
             return
         patience: float | None = None
         while not self._chain.wait(_POLL_SECONDS):
+            if not self._closed_by_client and self._channel.reset:
+                self._client.lost.set()
             if patience is None and self._client.lost.is_set():
-                patience = time.monotonic() + (0 if self._stopped.is_set() else self._settings.grace_seconds)
+                patience = time.monotonic() + self._settings.grace_seconds
             if patience is not None and time.monotonic() > patience:
                 self._chain.abort()
+                patience = math.inf
 
     def _drain(self) -> None:
         """Swallow what a refused client still sends.
