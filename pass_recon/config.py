@@ -1,0 +1,141 @@
+"""Settings of the networks as they stand in a bundle's card: plain values, checked by name and type."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pass_recon.types import InputError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """One network: its name in the registry of its kind, and the arguments it is built with.
+
+    Attributes
+    ----------
+    name
+        For example ``"unet"`` or ``"published"``.
+    settings
+        Keyword arguments of that network; what is left out takes the network's default.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReconstructorConfig:
+    """The unrolled ADMM. The defaults are ours; the published network has 5 inner and 5 CG iterations.
+
+    Attributes
+    ----------
+    denoiser, enhancer
+        D and G.
+    stages
+        K, each consulting the anomaly map anew.
+    inner_iterations
+        N, ADMM iterations in a stage.
+    cg_iterations
+        Conjugate-gradient iterations for every data-consistency step.
+    rho
+        ρ, the weight of the ADMM split.
+    tolerance
+        A slice is left alone for the rest of its stage once ``‖x − r‖`` is below this.
+    denoiser_weight, enhancer_weight
+        λ₁ and λ₂ before training.
+    positive_weights
+        Learn log λ, so that λ stays positive; False learns λ itself, as published.
+    """
+
+    denoiser: NetworkConfig = field(default_factory=lambda: NetworkConfig("unet"))
+    enhancer: NetworkConfig = field(default_factory=lambda: NetworkConfig("gated_unet"))
+    stages: int = 3
+    inner_iterations: int = 2
+    cg_iterations: int = 4
+    rho: float = 1.0
+    tolerance: float = 1e-6
+    denoiser_weight: float = 0.05
+    enhancer_weight: float = 0.5
+    positive_weights: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("stages", "inner_iterations", "cg_iterations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("rho", "denoiser_weight", "enhancer_weight"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Population logits and, on top of them, the anomaly-aware sampling (AS) network.
+
+    Attributes
+    ----------
+    lines
+        Number of population logits; scans with another number of lines interpolate them.
+    personal
+        The AS network; None where the population's plan is all there is.
+    acs_fraction
+        Fraction of the lines that form the ACS, whose logits mean nothing.
+    """
+
+    lines: int = 320
+    personal: NetworkConfig | None = field(default_factory=lambda: NetworkConfig("line_network"))
+    acs_fraction: float = 0.08
+
+    def __post_init__(self) -> None:
+        if self.lines < 1:
+            raise InputError(f"lines must be at least 1, got {self.lines}")
+        if not 0 < self.acs_fraction < 1:
+            raise InputError(f"acs_fraction must lie between 0 and 1, got {self.acs_fraction}")
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "dict[str, Any]": (dict,),
+    "NetworkConfig": (dict,),
+    "NetworkConfig | None": (dict, type(None)),
+}
+
+
+def from_dict(settings_class: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Build one of the classes above from plain values; what is left out takes its default.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or missing, or a value is of the wrong type or out of range.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{settings_class.__name__} must be a table of names and values, got {values!r}")
+    kinds = {item.name: str(item.type) for item in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(kinds))
+    if unknown:
+        raise InputError(f"{settings_class.__name__} has no {', '.join(unknown)}; known: {', '.join(sorted(kinds))}")
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        allowed = _KINDS[kinds[name]]
+        # True is an int to Python, but never a number of stages.
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise InputError(f"{settings_class.__name__}.{name} must be {kinds[name]}, got {value!r}")
+        nested = kinds[name].startswith("NetworkConfig") and isinstance(value, dict)
+        built[name] = from_dict(NetworkConfig, value) if nested else value
+    try:
+        return settings_class(**built)
+    except TypeError as error:
+        raise InputError(f"{settings_class.__name__}: {error}") from error
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Plain values that ``from_dict`` turns back into ``settings``."""
+    return dataclasses.asdict(settings)

@@ -1,0 +1,216 @@
+"""The unrolled ADMM of PASS: data consistency by conjugate gradients, a denoiser, and an anomaly-aware enhancer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pass_recon.config import ReconstructorConfig
+from pass_recon.networks import single_precision
+from pass_recon.physics.encoding import SenseOperator
+from pass_recon.physics.solvers import conjugate_gradient
+from pass_recon.reconstruction.denoiser import build_denoiser
+from pass_recon.reconstruction.enhancer import build_enhancer
+from pass_recon.types import InputError
+
+Result = TypeVar("Result")
+AnomalyMap = Callable[[Tensor], Tensor]
+
+
+class Stage(NamedTuple):
+    """What one stage hands on, each ``(b, ro, pe)``.
+
+    Attributes
+    ----------
+    image
+        x after the inner iterations, complex64.
+    global_image
+        x before them, complex64.
+    anomaly_map
+        The map of ``global_image`` that steered the stage, float32, without gradient.
+    """
+
+    image: Tensor
+    global_image: Tensor
+    anomaly_map: Tensor
+
+
+class UnrolledReconstructor(nn.Module):
+    r"""K stages of data consistency, denoising D and anomaly-aware enhancement G, all stages with the same weights.
+
+    .. math::
+        x &\leftarrow CG(A^H A + \lambda_1,\; A^H b), \quad u \leftarrow 0 \\
+        &\text{K times:}\quad x \leftarrow CG(A^H A + \lambda_1,\; A^H b + \lambda_1 D(x)),
+            \quad \text{map} \leftarrow \text{anomaly}(x), \quad r \leftarrow x \\
+        &\quad\text{N times:}\quad x \leftarrow CG(A^H A + \lambda_1 + \rho,\;
+            A^H b + \lambda_1 D(r) + \rho (r - u / \rho)) \\
+        &\quad\phantom{\text{N times:}}\quad r \leftarrow
+            (\lambda_2 G(r, \text{map}) + \rho x + u) / (\rho + \lambda_2), \quad u \leftarrow u + \rho (x - r)
+
+    CG starts at 0, every slice has its own step lengths and its own end of the inner iterations (``‖x − r‖`` below
+    ``tolerance``), so a batch gives what its slices give one by one. u is kept from stage to stage. Fourier transforms
+    and CG run in single precision also under autocast. Nothing in it waits for the device or branches on data, so
+    that ``torch.compile`` sees one graph.
+
+    Intensities: D and G decide. With ours the result scales with the input; the published pair expects images that peak
+    at about 1, which is the scale ``Pipeline`` works at.
+
+    Parameters
+    ----------
+    config
+        Networks, iterations and weights.
+    checkpointing
+        Recompute D, G and CG in the backward pass instead of keeping what they hold: memory for time.
+
+    Raises
+    ------
+    InputError
+        If the configuration names no known network.
+    """
+
+    def __init__(self, config: ReconstructorConfig | None = None, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.config = config = config or ReconstructorConfig()
+        self.checkpointing = checkpointing
+        self.denoiser = build_denoiser(config.denoiser)
+        self.enhancer = build_enhancer(config.enhancer)
+        learned = math.log if config.positive_weights else float
+        self.denoiser_parameter = nn.Parameter(torch.tensor(learned(config.denoiser_weight)))
+        self.enhancer_parameter = nn.Parameter(torch.tensor(learned(config.enhancer_weight)))
+
+    @property
+    def denoiser_weight(self) -> Tensor:
+        """λ₁, a scalar."""
+        return self.denoiser_parameter.exp() if self.config.positive_weights else self.denoiser_parameter
+
+    @property
+    def enhancer_weight(self) -> Tensor:
+        """λ₂, a scalar."""
+        return self.enhancer_parameter.exp() if self.config.positive_weights else self.enhancer_parameter
+
+    def forward(
+        self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Reconstruct; the last stage's image and its global image.
+
+        Parameters
+        ----------
+        kspace
+            ``([b,] coils, ro, pe)`` complex; lines outside the mask are ignored.
+        coil_maps
+            ``([b,] coils, ro, pe)`` complex with ``Σ|S|² = 1`` on their support.
+        line_mask
+            ``([b,] pe)``: bool, or real weights between 0 and 1 where a gradient is to reach the choice of lines.
+        anomaly
+            ``(b, ro, pe)`` complex to a map ``(b, ro, pe)`` in 0 to 1, called once a stage without gradient. None
+            stands for a map of zeros.
+
+        Returns
+        -------
+        tuple
+            x and x_global, each ``([b,] ro, pe)`` complex64.
+
+        Raises
+        ------
+        InputError
+            If shapes do not go together.
+        """
+        for stage in self.iterate(kspace, coil_maps, line_mask, anomaly):
+            last = stage
+        if kspace.ndim == 3:
+            return last.image[0], last.global_image[0]
+        return last.image, last.global_image
+
+    def iterate(
+        self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
+    ) -> Iterator[Stage]:
+        """The stages one after another, for intermediate results and for losses on the map; arguments as `forward`."""
+        if kspace.ndim not in (3, 4) or kspace.shape[-3:] != coil_maps.shape[-3:]:
+            raise InputError(
+                f"k-space {tuple(kspace.shape)} and coil maps {tuple(coil_maps.shape)} must both be "
+                "([b,] coils, ro, pe), with the same coils, ro and pe"
+            )
+        with single_precision(kspace):
+            operator = SenseOperator(coil_maps, line_mask)
+            measured = operator.adjoint(kspace)
+            measured = measured if kspace.ndim == 4 else measured.reshape(1, *measured.shape[-2:])
+            image = self._consistent(operator, measured, 0.0)
+        dual = torch.zeros_like(image)
+        for stage in range(self.config.stages):
+            global_image = self._run(self._denoise, operator, measured, image)
+            anomaly_map = _map_of(global_image, anomaly)
+            is_last = stage + 1 == self.config.stages
+            image, dual = self._inner(operator, measured, global_image, anomaly_map, dual, is_last=is_last)
+            yield Stage(image, global_image, anomaly_map)
+
+    def _inner(
+        self,
+        operator: SenseOperator,
+        measured: Tensor,
+        image: Tensor,
+        anomaly_map: Tensor,
+        dual: Tensor,
+        *,
+        is_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """The N iterations of one stage; returns x and u."""
+        split = image
+        active = torch.ones_like(image.real[..., :1, :1], dtype=torch.bool)
+        for iteration in range(self.config.inner_iterations):
+            updated = self._run(self._denoise_split, operator, measured, split, dual)
+            image = torch.where(active, updated, image)
+            # Nobody reads the very last r and u, so the very last G need not run.
+            if is_last and iteration + 1 == self.config.inner_iterations:
+                break
+            new_split, new_dual = self._run(self._enhance, image, split, anomaly_map, dual)
+            split, dual = torch.where(active, new_split, split), torch.where(active, new_dual, dual)
+            if self.config.tolerance > 0:
+                apart = torch.linalg.vector_norm((image - split).detach(), dim=(-2, -1), keepdim=True)
+                active = active & (apart >= self.config.tolerance)
+        return image, dual
+
+    def _denoise(self, operator: SenseOperator, measured: Tensor, image: Tensor) -> Tensor:
+        denoised = self.denoiser(image)
+        with single_precision(image):
+            return self._consistent(operator, measured + self.denoiser_weight * denoised, 0.0)
+
+    def _denoise_split(self, operator: SenseOperator, measured: Tensor, split: Tensor, dual: Tensor) -> Tensor:
+        rho, denoised = self.config.rho, self.denoiser(split)
+        with single_precision(split):
+            rhs = measured + self.denoiser_weight * denoised + rho * (split - dual / rho)
+            return self._consistent(operator, rhs, rho)
+
+    def _enhance(self, image: Tensor, split: Tensor, anomaly_map: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
+        rho, weight = self.config.rho, self.enhancer_weight
+        enhanced = self.enhancer(split, anomaly_map)
+        with single_precision(image):
+            split = (weight * enhanced + rho * image + dual) / (rho + weight)
+            return split, dual + rho * (image - split)
+
+    def _consistent(self, operator: SenseOperator, rhs: Tensor, rho: float) -> Tensor:
+        """``CG(AᴴA + λ₁ + ρ, rhs)`` from 0."""
+        weight = self.denoiser_weight + rho
+        return conjugate_gradient(
+            lambda image: operator.normal(image) + weight * image, rhs, iterations=self.config.cg_iterations
+        )
+
+    def _run(self, step: Callable[..., Result], *arguments: object) -> Result:
+        if self.checkpointing and torch.is_grad_enabled():
+            result: Result = checkpoint(step, *arguments, use_reentrant=False)
+            return result
+        return step(*arguments)
+
+
+def _map_of(image: Tensor, anomaly: AnomalyMap | None) -> Tensor:
+    if anomaly is None:
+        return torch.zeros_like(image.real)
+    with torch.no_grad():
+        anomaly_map = anomaly(image.detach())
+    if anomaly_map.shape != image.shape:
+        raise InputError(f"the anomaly map has shape {tuple(anomaly_map.shape)}, the image {tuple(image.shape)}")
+    return anomaly_map.detach().to(image.real.dtype)

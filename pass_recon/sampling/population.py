@@ -1,0 +1,126 @@
+"""The population's lines (LOUPE): logits that are learned together with the reconstructor, and how lines are drawn.
+
+Stage 1 of the training runs ``line_probabilities → draw_lines → straight_through`` and masks the k-space with the
+result; at inference ``lines.select_lines`` takes the highest logits, exactly the budget.
+
+References
+----------
+Bahadir et al., Deep-learning-based optimization of the under-sampling pattern in MRI, IEEE TCI 6 (2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pass_recon.sampling.lines import acs_count, acs_mask
+from pass_recon.types import InputError
+
+DEFAULT_SLOPE = 5.0
+
+
+def line_probabilities(logits: Tensor, acs: Tensor, budget: int, *, slope: float = DEFAULT_SLOPE) -> Tensor:
+    """Probability of each line to be acquired: σ(slope · logit), rescaled so that the lines expected are the budget.
+
+    With p̄ the mean outside the ACS and s the fraction that the budget leaves there, ``p·s/p̄`` where that is below p,
+    else ``1 − (1 − p)·(1 − s)/(1 − p̄)``: both keep p between 0 and 1.
+
+    Parameters
+    ----------
+    logits
+        ``(..., pe)``.
+    acs
+        ``(pe,)`` bool; these lines get probability 1 and no gradient.
+    budget
+        Number of lines including the ACS.
+    slope
+        Steepness of the sigmoid.
+
+    Returns
+    -------
+    Tensor
+        ``(..., pe)`` float, summing to the budget.
+
+    Raises
+    ------
+    InputError
+        If the budget does not hold the ACS or exceeds the number of lines.
+    """
+    pe, count = logits.shape[-1], int(acs.sum())
+    if acs.shape != (pe,) or not count <= budget <= pe:
+        raise InputError(f"a budget of {budget} lines does not go with {count} ACS lines of {tuple(acs.shape)} in {pe}")
+    acs = acs.to(logits.device)
+    if count == pe:
+        return torch.ones_like(logits)
+    fraction = (budget - count) / (pe - count)
+    probability = torch.sigmoid(slope * logits.float())
+    mean = probability.masked_fill(acs, 0).sum(-1, keepdim=True) / (pe - count)
+    mean = mean.clamp(1e-6, 1 - 1e-6)
+    fewer = probability * (fraction / mean)
+    more = 1 - (1 - probability) * ((1 - fraction) / (1 - mean))
+    return torch.where(mean >= fraction, fewer, more).masked_fill(acs, 1)
+
+
+def draw_lines(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw each line by itself: ``(..., pe)`` probabilities to ``(..., pe)`` bool, the budget on average."""
+    return torch.rand(probabilities.shape, generator=generator, device=probabilities.device) < probabilities
+
+
+def straight_through(lines: Tensor, probabilities: Tensor) -> Tensor:
+    """Lines ``(..., pe)`` bool as 0 and 1, with the gradient of their probabilities ``(..., pe)``."""
+    return lines.to(probabilities.dtype) + probabilities - probabilities.detach()
+
+
+def resample_lines(logits: Tensor, pe: int, acs: Tensor | None = None) -> Tensor:
+    """Logits for another number of lines, interpolated linearly at the same relative place in k-space.
+
+    Line i of n lies at ``(i − n//2) / n``. Beyond the outermost line its own value holds.
+
+    Parameters
+    ----------
+    logits
+        ``(..., n)``.
+    pe
+        Number of lines wanted; for ``pe == n`` the logits come back as they are.
+    acs
+        ``(n,)`` bool on the CPU: lines whose logits mean nothing and must not reach their neighbours.
+
+    Returns
+    -------
+    Tensor
+        ``(..., pe)``.
+    """
+    n = logits.shape[-1]
+    if pe == n:
+        return logits
+    known = torch.arange(n) if acs is None or bool(acs.all()) else (~acs).nonzero().flatten()
+    wanted = (torch.arange(pe) - pe // 2) * (n / pe) + n // 2
+    above = torch.searchsorted(known.double(), wanted.double()).clamp(max=len(known) - 1)
+    below = (above - 1).clamp(min=0)
+    low, high = known[below], known[above]
+    weight = ((wanted - low) / (high - low).clamp(min=1)).clamp(0, 1).to(logits)
+    low, high = low.to(logits.device), high.to(logits.device)
+    return logits[..., low] * (1 - weight) + logits[..., high] * weight
+
+
+class PopulationLogits(nn.Module):
+    """One learned logit for every line, the same for all patients.
+
+    Parameters
+    ----------
+    lines
+        Number of lines it is learned at.
+    acs_fraction
+        Fraction of the lines that form the ACS. They are acquired anyway, so their logits are never learned.
+    """
+
+    def __init__(self, lines: int, acs_fraction: float) -> None:
+        super().__init__()
+        self.acs = acs_mask(lines, acs_count(lines, acs_fraction))
+        # Training starts from the density that any plan needs: high at the centre, thin outside.
+        radius = (torch.arange(lines) - lines // 2).abs() * (2 / lines)
+        self.logits = nn.Parameter(1 - 2 * radius)
+
+    def forward(self, pe: int) -> Tensor:
+        """Logits ``(pe,)``; other numbers of lines than the learned one by ``resample_lines``."""
+        return resample_lines(self.logits, pe, self.acs)
