@@ -1,5 +1,6 @@
 """Simulated patients: anatomy, lesions, receiver arrays, phase and noise, all known exactly."""
 
 from pass_recon.phantom.patient import SimulatedPatient, simulate_patient
+from pass_recon.phantom.scene import SimulatedSlices, simulate_slices
 
-__all__ = ["SimulatedPatient", "simulate_patient"]
+__all__ = ["SimulatedPatient", "SimulatedSlices", "simulate_patient", "simulate_slices"]

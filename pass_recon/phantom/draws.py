@@ -82,3 +82,23 @@ class Draws:
     def sign(self, *shape: int) -> Tensor:
         """``(patients, *shape)`` of −1 and 1."""
         return torch.where(self.uniform(0.0, 1.0, *shape) < 0.5, -1.0, 1.0)
+
+
+class Streams:
+    """The streams of a batch of patients by purpose, so that what one part draws never shifts what another gets.
+
+    Parameters
+    ----------
+    seeds
+        One seed a patient.
+    device
+        Where the numbers are wanted.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
+        self.seeds = tuple(seeds)
+        self.device = torch.device(device)
+
+    def __call__(self, purpose: str) -> Draws:
+        """The stream of that purpose, from its beginning."""
+        return Draws(self.seeds, purpose, self.device)
