@@ -7,7 +7,7 @@ of all slices first, the slices interleaved (even, then odd). The ground truth l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -72,8 +72,25 @@ class Truth:
     boxes: tuple[tuple[Box, ...], ...]
 
 
-def write_patient(path: str | Path, patient: Patient) -> None:
+def write_patient(
+    path: str | Path,
+    patient: Patient,
+    *,
+    header: xsd.ismrmrdHeader | None = None,
+    labels: Sequence[int] | None = None,
+) -> None:
     """Write the MRD file; it appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path
+        The file.
+    patient
+        What to write.
+    header
+        A changed `patient_header`.
+    labels
+        One a slice: 1 abnormal, 0 normal, −1 unknown; by default a slice with a box is abnormal and any other normal.
 
     Raises
     ------
@@ -83,10 +100,10 @@ def write_patient(path: str | Path, patient: Patient) -> None:
     with written_aside(path) as aside:
         with ismrmrd.File(str(aside), "w") as file:
             dataset = file["dataset"]
-            dataset.header = patient_header(patient)
+            dataset.header = header or patient_header(patient)
             dataset.acquisitions = list(acquisitions(patient))
         with h5py.File(aside, "a") as file:
-            _write_truth(file.create_group("truth"), patient)
+            _write_truth(file.create_group("truth"), patient, labels)
 
 
 def read_truth(path: str | Path) -> Truth:
@@ -134,21 +151,25 @@ def patient_header(patient: Patient) -> xsd.ismrmrdHeader:
                 trajectory=xsd.trajectoryType.CARTESIAN,
             )
         ],
+        # Of other contrasts, which only prepared cases have, the times are unknown.
         sequenceParameters=xsd.sequenceParametersType(
             TR=[REPETITION_TIME_MS[patient.contrast]], TE=[ECHO_TIME_MS[patient.contrast]]
-        ),
+        )
+        if patient.contrast in REPETITION_TIME_MS
+        else None,
     )
 
 
 def acquisitions(patient: Patient) -> Iterator[ismrmrd.Acquisition]:
     """The noise scan and all lines, in the order of acquisition."""
     slices, _, _, phase = patient.kspace.shape
-    yield _noise_acquisition(patient)
+    if bool(patient.noise_scan.any()):  # zeros would say that the coils' gains are unknown, not that noise is absent
+        yield _noise_acquisition(patient)
     acs = acs_mask(phase, acs_count(phase, acs_fraction(4)))
     order = acquisition_order(torch.ones_like(acs), acs)
     interleaved = [*range(0, slices, 2), *range(1, slices, 2)]
     kspace = oversample_readout(patient.kspace, patient.noise_scan, seed=patient.seed).numpy()
-    ticks = REPETITION_TIME_MS[patient.contrast] / slices / TICK_MS
+    ticks = REPETITION_TIME_MS.get(patient.contrast, REPETITION_TIME_MS["pd"]) / slices / TICK_MS
     counter = 1
     for line in order:
         for index in interleaved:
@@ -230,7 +251,7 @@ def _set_flags(
             acquisition.setFlag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
 
-def _write_truth(group: h5py.Group, patient: Patient) -> None:
+def _write_truth(group: h5py.Group, patient: Patient, labels: Sequence[int] | None) -> None:
     group["image"] = patient.image.numpy()
     group["coil_maps"] = patient.coil_maps.numpy()
     group["lesion_mask"] = patient.lesion_masks.numpy()
@@ -238,6 +259,8 @@ def _write_truth(group: h5py.Group, patient: Patient) -> None:
     rows = [json.dumps([asdict(box) for box in boxes]) for boxes in patient.boxes]
     group.create_dataset("boxes", data=rows, dtype=text)
     group.create_dataset("captions", data=list(patient.captions), dtype=text)
+    labels = [int(bool(boxes)) for boxes in patient.boxes] if labels is None else labels
+    group["labels"] = np.array(labels, dtype=np.int8)
     for name in ("anatomy", "contrast", "seed"):
         group.attrs[name] = getattr(patient, name)
-    group.attrs["notice"] = "simulated data, not for clinical use"
+    group.attrs["notice"] = "for research, not for clinical use"

@@ -20,6 +20,8 @@ COMMANDS = (
     "pass_recon_cli.serve",
     "pass_recon_cli.resident",
     "pass_recon_cli.recon",
+    "pass_recon_cli.fastmri2mrd",
+    "pass_recon_cli.train",
 )
 
 DESCRIPTION = "PASS: anomaly-aware, patient-specific fast MRI as a chain of Gadgetron gadgets. Not for clinical use."

@@ -1,0 +1,38 @@
+"""`pass-recon fastmri2mrd`: a fastMRI volume as an MRD file, every measured line, header translated."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `fastmri2mrd` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "fastmri2mrd",
+        help="turn a fastMRI volume into an MRD file",
+        description=__doc__,
+        epilog="example: pass-recon fastmri2mrd file_brain_AXT1_202_2020089.h5 -o scan.h5",
+    )
+    parser.add_argument("volume", help="multi-coil fastMRI file")
+    parser.add_argument("-o", "--outfile", required=True, help="MRD file to write")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read slice by slice and write."""
+    from gadgets.fastmri_file import FastMriScan, write_fastmri
+    from training.prepare.fastmri import FastMriVolume
+
+    with FastMriVolume(args.volume) as volume:
+        slices = (volume.kspace(index).numpy() for index in range(len(volume)))
+        scan = FastMriScan(volume.header_xml, volume.shape, volume.anatomy, slices)
+        written = write_fastmri(args.outfile, scan)
+        count, coils, readout, phase = volume.shape
+    sys.stdout.write(
+        f"{args.outfile}: {volume.acquisition or Path(args.volume).stem}, {count} slices, {coils} coils, "
+        f"{readout}×{phase}, {written} acquisitions\n"
+    )
+    return 0
