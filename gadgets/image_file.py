@@ -49,6 +49,13 @@ class ImageFile:
     group
         Its group.
 
+    Attributes
+    ----------
+    images
+        Images stored so far.
+    kept
+        Whether the file is in its place.
+
     Raises
     ------
     InputError
@@ -59,6 +66,7 @@ class ImageFile:
         self.path = Path(path)
         self.group = group.strip("/")
         self.images = 0
+        self.kept = False
         self._lock = threading.Lock()
         self._file: ismrmrd.Dataset | None = None
         if not self.group:
@@ -94,8 +102,9 @@ class ImageFile:
                 self._file.close()
             if self.images:
                 self._aside.replace(self.path)
+                self.kept = True
         self.discard()
-        return self.images > 0
+        return self.kept
 
     def discard(self) -> None:
         """Leave nothing behind, and whatever lay at ``path`` as it was."""
@@ -130,3 +139,12 @@ def _new_file_beside(path: Path) -> Path:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     aside.touch(exist_ok=False)
     return aside
+
+
+def read_images(path: str | Path, group: str, series: int) -> list[ismrmrd.Image]:
+    """The images of a series, empty if there is none."""
+    with ismrmrd.Dataset(str(path), group, mode="r") as dataset:
+        name = f"image_{series}"
+        if name not in dataset.list():
+            return []
+        return [dataset.read_image(name, number) for number in range(dataset.number_of_images(name))]

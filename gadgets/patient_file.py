@@ -36,18 +36,41 @@ DIRECTIONS = {"brain": ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)), "knee": ((0.0, 0.0, -
 class Patient(Protocol):
     """What a simulated patient offers; see pass_recon.phantom.SimulatedPatient for shapes and units."""
 
-    image: Tensor
-    coil_maps: Tensor
-    kspace: Tensor
-    noise_scan: Tensor
-    lesion_masks: Tensor
-    boxes: tuple[tuple[Box, ...], ...]
-    captions: tuple[str, ...]
-    pixel_mm: tuple[float, float]
-    slice_mm: float
-    anatomy: str
-    contrast: str
-    seed: int
+    @property
+    def image(self) -> Tensor: ...
+
+    @property
+    def coil_maps(self) -> Tensor: ...
+
+    @property
+    def kspace(self) -> Tensor: ...
+
+    @property
+    def noise_scan(self) -> Tensor: ...
+
+    @property
+    def lesion_masks(self) -> Tensor: ...
+
+    @property
+    def boxes(self) -> tuple[tuple[Box, ...], ...]: ...
+
+    @property
+    def captions(self) -> tuple[str, ...]: ...
+
+    @property
+    def pixel_mm(self) -> tuple[float, float]: ...
+
+    @property
+    def slice_mm(self) -> float: ...
+
+    @property
+    def anatomy(self) -> str: ...
+
+    @property
+    def contrast(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)

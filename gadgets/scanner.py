@@ -75,8 +75,10 @@ class SliceRecord:
         Which slice.
     plan
         The plan that was followed.
+    acs
+        Its ACS lines.
     lines
-        The lines that were sent, in order.
+        The lines that were sent, in order, ACS included.
     asked
         When the last ACS line was sent.
     answered
@@ -88,6 +90,7 @@ class SliceRecord:
     """
 
     key: SliceKey
+    acs: range
     plan: Plan | None = None
     lines: list[int] = field(default_factory=list)
     asked: float = 0.0
@@ -266,7 +269,7 @@ class _Sender:
             self._finish(source, order, lines, record, end=following is None)
 
     def _begin(self, source: ScanFile, order: ScanOrder, lines: SliceLines) -> tuple[SliceLines, SliceRecord]:
-        record = SliceRecord(lines.key)
+        record = SliceRecord(lines.key, order.acs)
         self._report.slices.append(record)
         for i, number in enumerate(lines.acquisitions(order.acs)):
             acquisition = source.acquisition(number)

@@ -1,0 +1,76 @@
+"""`pass-recon recon`: the same four stages on a file, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+DESCRIPTION = """Reconstruct an MRD file with the stages that run in the Gadgetron chain, in one process and without a
+server. The images are stored as the stock Gadgetron client stores them. Nothing is written if the input is at fault."""
+EXAMPLE = "example: pass-recon recon -f patient.h5 -o out.h5 --acceleration 8"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `recon` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "recon", help="reconstruct an MRD file without a server", description=DESCRIPTION, epilog=EXAMPLE
+    )
+    parser.add_argument("-f", "--filename", required=True, help="MRD file to read")
+    parser.add_argument("-o", "--outfile", default="out.h5", help="HDF5 file for the images; default: %(default)s")
+    parser.add_argument("-g", "--in-group", default="dataset", help="group of the input; default: %(default)s")
+    parser.add_argument("-G", "--out-group", help="group of the output; default: the local time")
+    parser.add_argument("--bundle", default="auto", help="name or path, auto or classical; default: %(default)s")
+    parser.add_argument("--acceleration", default="4", metavar="R", help="default: %(default)s")
+    parser.add_argument(
+        "--mode",
+        default="retrospective",
+        help="retrospective: drop the lines that a plan would not have taken; prospective: use all lines that came; "
+        "default: %(default)s",
+    )
+    parser.add_argument("--anomaly", default="on", help="look for anomalies, on or off; default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; default: %(default)s")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reconstruct; 0 only if images were made and nothing was at fault."""
+    from gadgets.chain import run_chain
+    from gadgets.image_file import ImageFile, default_group
+    from gadgets.properties import Properties
+    from gadgets.scan_file import ScanFile
+    from gadgets.stream import Failure
+
+    names = ("bundle", "acceleration", "mode", "anomaly", "device")
+    properties = Properties.from_text({name: getattr(args, name) for name in names})
+    group = args.out_group or default_group()
+    failures: list[Failure] = []
+    with ScanFile(args.filename, args.in_group) as source:
+        output = ImageFile(args.outfile, group)
+        try:
+            for item in run_chain(_with_bar(source, quiet=args.quiet), source.header_xml, properties):
+                if isinstance(item, Failure):
+                    failures.append(item)
+                else:
+                    output.append(item)
+            if not any(failure.severity == "input" for failure in failures):
+                output.keep()
+        finally:
+            output.discard()
+    for failure in failures:
+        sys.stderr.write(f"pass-recon recon: {failure.message}\n")
+    if not output.kept:
+        sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
+        return 1
+    if not args.quiet:
+        sys.stdout.write(f"{output.images} images in {args.outfile}:/{group}\n")
+    return 1 if failures else 0
+
+
+def _with_bar(source: Any, *, quiet: bool) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    hidden = True if quiet else None  # None: unless stderr is a terminal
+    return tqdm(source.acquisitions(), total=len(source), unit="line", desc="recon", disable=hidden)

@@ -1,0 +1,45 @@
+"""`pass-recon resident`: all four stages warm in one process, for the `<connect>` node of pass_recon_resident.xml."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DESCRIPTION = """Keep all four stages warm in one process. A server that runs pass_recon_resident.xml connects to it for
+each scan, and has the first plan in milliseconds instead of seconds. The options say what to be warm for; what counts
+for a scan are the properties of its configuration."""
+EXAMPLE = "example: pass-recon resident --port 18100, then: pass-recon scan -f scan.h5 -c pass_recon_resident.xml"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `resident` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "resident", help="keep all stages warm in one process", description=DESCRIPTION, epilog=EXAMPLE
+    )
+    parser.add_argument("-p", "--port", type=int, default=18100, help="0 for any free one; default: %(default)s")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
+    parser.add_argument("--bundle", default="auto", help="name or path, auto or classical; default: %(default)s")
+    parser.add_argument("--acceleration", default="4", metavar="R", help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; default: %(default)s")
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    from gadgets.properties import Properties
+    from gadgets.resident import serve_resident
+    from pass_recon_cli.serve import announce, log_to_stderr, run_until_signal
+
+    log_to_stderr(quiet=args.quiet)
+    given = {name: getattr(args, name) for name in ("bundle", "acceleration", "device")}
+    properties = Properties.from_text(given)
+    return run_until_signal(
+        lambda stop: serve_resident(
+            args.host,
+            args.port,
+            properties=properties,
+            ready=lambda port: announce("resident", args.host, port),
+            stop=stop,
+        )
+    )

@@ -1,0 +1,94 @@
+"""`pass-recon serve`: the embedded server, which runs the same XML as a Gadgetron."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """A server that speaks to Gadgetron clients and runs the chains of this project without a Gadgetron.
+Configurations are found by name in the given folders, then among those that come with the package."""
+EXAMPLE = "example: pass-recon serve --port 9002, then: gadgetron_ismrmrd_client -f scan.h5 -c pass_recon.xml"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `serve` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "serve", help="run the embedded server", description=DESCRIPTION, epilog=EXAMPLE
+    )
+    parser.add_argument("-p", "--port", type=int, default=9002, help="0 for any free one; default: %(default)s")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
+    parser.add_argument(
+        "--configs", type=Path, action="append", default=[], metavar="DIR", help="folder of configurations; repeatable"
+    )
+    parser.add_argument(
+        "--allow-client-configs", action="store_true", help="let clients send configurations, which name code to run"
+    )
+    parser.add_argument(
+        "--stock-client", action="store_true", help="errors as Text only: the stock client aborts at an Error message"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    from gadgets.server.server import serve
+    from gadgets.server.settings import Settings
+    from pass_recon_cli.configurations import packaged_configurations
+
+    log_to_stderr(quiet=args.quiet)
+    # Whitening needs torch; imported now, its two seconds are not in the way of the first plan of the first scan.
+    import_module("pass_recon.physics.coils")
+
+    def serve_until(stop: threading.Event) -> None:
+        serve(
+            args.host,
+            args.port,
+            [*args.configs, packaged_configurations()],
+            args.allow_client_configs,
+            ready=lambda port: announce("serve", args.host, port),
+            stop=stop,
+            settings=Settings(stock_client=args.stock_client),
+        )
+
+    return run_until_signal(serve_until)
+
+
+def log_to_stderr(*, quiet: bool) -> None:
+    """Send log messages to stderr, with the time."""
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def announce(command: str, host: str, port: int) -> None:
+    """Say on stdout where clients can connect, at once, for whoever started this process and waits for it."""
+    sys.stdout.write(f"pass-recon {command}: listening on {host}:{port}\n")
+    sys.stdout.flush()
+
+
+def run_until_signal(serve_until: Callable[[threading.Event], None]) -> int:
+    """Run a server in an orderly way: Ctrl-C or SIGTERM sets its stop event.
+
+    Returns
+    -------
+    int
+        128 + the signal, as shells count: 130 for Ctrl-C; 0 if it ended by itself.
+    """
+    stop = threading.Event()
+    received: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        received.append(number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    serve_until(stop)
+    return 128 + received[0] if received else 0
