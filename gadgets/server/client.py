@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 
 from gadgets import wire
-from gadgets.framing import name_of
+from gadgets.framing import U16, MessageId, name_of
 from gadgets.wire import Channel, Message, PeerLost
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,6 @@ class Client:
     def put(self, message: Message) -> None:
         """Pass on what the configuration has a writer for; the rest is dropped without a word, as a Gadgetron does."""
         if message.id in self.writers:
-            self.sent[name_of(message.id)] += 1
             self._queue.put(message.frame)
 
     def respond(self, correlation: int, answer: str) -> None:
@@ -81,3 +80,6 @@ class Client:
             self._channel.send(frame)
         except PeerLost:
             self.lost.set()
+            return
+        if (identifier := U16.unpack_from(frame)[0]) >= MessageId.ACQUISITION:
+            self.sent[name_of(identifier)] += 1

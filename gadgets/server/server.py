@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
+import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,14 +65,17 @@ def serve(
             log.warning("%s is not a loopback address: whoever reaches it can use this server", host)
         if ready is not None:
             ready(bound)
-        _accept(listening, settings, stop or threading.Event())
+        with _terminated_like_interrupted():
+            _accept(listening, settings, stop or threading.Event())
 
 
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port < 65536:
         raise InputError(f"cannot listen on {host}:{port}: ports are 0 to 65535")
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        families = [entry[0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        # The stock client resolves "localhost" to IPv4 only.
+        family = socket.AF_INET if socket.AF_INET in families else families[0]
         return socket.create_server((host, port), family=family, backlog=64)
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}: {error}") from error
@@ -83,6 +88,19 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, as a container gets it, must not leave gadgets behind either."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may ask for signals; whoever owns it has `stop`
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _accept(listening: socket.socket, settings: Settings, stop: threading.Event) -> None:
     sessions: dict[threading.Thread, Session] = {}
     listening.settimeout(_POLL_SECONDS)
@@ -91,9 +109,13 @@ def _accept(listening: socket.socket, settings: Settings, stop: threading.Event)
             sessions = {thread: session for thread, session in sessions.items() if thread.is_alive()}
             try:
                 connected, address = listening.accept()
+                session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings)
             except TimeoutError:
                 continue
-            session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings)
+            except OSError as error:  # a client that is gone already, or no more descriptors: neither ends the server
+                log.warning("could not accept a client: %s", error)
+                stop.wait(_POLL_SECONDS)
+                continue
             thread = threading.Thread(target=session.run, name=f"session-{address[1]}", daemon=True)
             sessions[thread] = session
             thread.start()

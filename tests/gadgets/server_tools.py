@@ -63,14 +63,17 @@ def stock_node(name: str) -> str:
 
 
 @contextlib.contextmanager
-def running_server(*folders: Path, allow_client_configs: bool = True, **settings: float) -> Iterator[int]:
+def running_server(
+    *folders: Path, host: str = "127.0.0.1", allow_client_configs: bool = True, **settings: float
+) -> Iterator[int]:
     """The port of a server, which has to stop within three seconds at the end."""
     ports: list[int] = []
     ready, stop = threading.Event(), threading.Event()
 
     def run() -> None:
         serve(
-            port=0,
+            host,
+            0,
             config_folders=folders,
             allow_client_configs=allow_client_configs,
             ready=lambda port: (ports.append(port), ready.set()),

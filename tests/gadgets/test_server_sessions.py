@@ -418,3 +418,8 @@ def test_it_listens_on_loopback_unless_told_otherwise(caplog: pytest.LogCaptureF
         assert "loopback" not in caplog.text
         serve("0.0.0.0", port=0, stop=stop)
         assert "0.0.0.0 is not a loopback address" in caplog.text
+
+
+def test_localhost_is_reached_over_ipv4() -> None:
+    with running_server(host="localhost") as port:
+        assert len(talk(port, scan(configuration(""), acquisition()))) == 1
