@@ -32,8 +32,14 @@ def pipeline_for(scan: Scan) -> Pipeline:
 
 
 def warm_up(properties: Properties) -> None:
-    """Load what scans with these properties will need; raises as `pipeline_for` does."""
-    _load(properties)
+    """Load and run once what scans with these properties will need; raises as `pipeline_for` does."""
+    import torch
+
+    pipeline = _load(properties)
+    # The first Fourier transform and the first decomposition in a process cost up to a second.
+    kspace, lines = torch.randn(4, 64, 64, dtype=torch.complex64), pipeline.acs(64)
+    pipeline.plan(kspace[..., lines], lines, (64, 64))
+    pipeline.reconstruct(kspace, pipeline.population_plan(64).lines)
 
 
 def _load(properties: Properties) -> Pipeline:

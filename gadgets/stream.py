@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 from xml.etree import ElementTree
 
 import ismrmrd
@@ -210,7 +210,7 @@ class GadgetConnection:
 
 def run_gadget(
     connection: Connection, prepare: Callable[[Scan], Stage], *, forward: Callable[[Any], bool] | None = None
-) -> None:
+) -> NoReturn:
     """Run a stage in a process of its own, as ``python -m gadgetron PORT module target`` starts it.
 
     Parameters
@@ -222,10 +222,10 @@ def run_gadget(
     forward
         Messages that are passed on untouched, as soon as they come.
 
-    Raises
-    ------
-    SystemExit
-        With status 1, if the peer was lost or the scan failed; the log has said why in one line.
+    Notes
+    -----
+    Does not return: the process exits with status 0, or with 1 if the peer was lost or the scan failed, which the log
+    has said in one line.
     """
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
@@ -233,8 +233,10 @@ def run_gadget(
     except wire.PeerLost as error:
         _log.error("the server is gone: %s", error)
         succeeded = False
-    if not succeeded:
-        raise SystemExit(1)
+    # The server waits for us to exit, and so does the client: Python would spend a third of a second on taking torch
+    # apart, and a late plan that is still being computed on its daemon thread could crash in the middle of it.
+    logging.shutdown()
+    os._exit(0 if succeeded else 1)
 
 
 def converse(

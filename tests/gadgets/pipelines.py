@@ -1,0 +1,63 @@
+"""Pipelines that do what a test wants, with the interface of `pass_recon.pipeline.Pipeline`."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pass_recon.pipeline import Pipeline
+from pass_recon.types import Box, Reconstruction, SamplingPlan
+
+BOX = Box(4, 10, 6, 8, score=0.75, label="glioma")
+
+
+class Detecting(Pipeline):
+    """Personal plans that differ from slice to slice, a map and a finding; classical images.
+
+    Parameters
+    ----------
+    fail
+        Names of the calls that raise.
+    hold
+        Plans wait for this event.
+    """
+
+    name = "pretended-4x"
+
+    def __init__(self, *, fail: tuple[str, ...] = (), hold: threading.Event | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fail, self.hold = fail, hold
+        self.planned: list[tuple[int, ...]] = []
+
+    def plan(self, acs: Any, acs_lines: Any, shape: tuple[int, int]) -> SamplingPlan:
+        """The ACS and the highest lines."""
+        self._maybe_fail("plan")
+        if self.hold is not None:
+            self.hold.wait(20)
+        self.planned.append(tuple(torch.as_tensor(acs).shape))
+        pe = shape[1]
+        lines = self.acs(pe)
+        lines[pe - (round(pe / self.acceleration) - int(lines.sum())) :] = True
+        order = tuple(lines.nonzero().flatten().flip(0).tolist())
+        return SamplingPlan(lines, order, self.acceleration, "personal", score=0.5, bundle=self.name)
+
+    def reconstruct(self, kspace: Any, line_mask: Any) -> Reconstruction:
+        """CG-SENSE with a map beside it."""
+        self._maybe_fail("reconstruct")
+        result = super().classical(kspace, line_mask)
+        if "nan" in self.fail:
+            result.image[3, 4] = torch.nan
+        ramp = torch.linspace(0, 1, result.image.numel()).reshape(result.image.shape)
+        return replace(result, anomaly_map=ramp, boxes=((BOX,),), score=(0.9,), bundle=self.name)
+
+    def classical(self, kspace: Any, line_mask: Any, *, fallback: str | None = None) -> Reconstruction:
+        """As it is, unless it is to fail."""
+        self._maybe_fail("classical")
+        return super().classical(kspace, line_mask, fallback=fallback)
+
+    def _maybe_fail(self, call: str) -> None:
+        if call in self.fail:
+            raise RuntimeError(f"out of memory in {call}\nand a second line that nobody needs")

@@ -1,0 +1,60 @@
+"""Properties: their defaults, how Gadgetron sends them, and what is refused by name."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from gadgets.properties import Properties
+from pass_recon.types import InputError
+
+
+def read(inside: str) -> Properties:
+    return Properties.from_xml(ElementTree.fromstring(f"<configuration>{inside}</configuration>"))
+
+
+def test_defaults_without_configuration_and_with_an_empty_one():
+    assert Properties.from_xml(None) == read("") == Properties()
+
+
+def test_attributes_and_children_are_both_read():
+    given = read(
+        '<property name="bundle" value="brain-t1-4x" /><property name="acceleration" value="8" />'
+        '<property name="anomaly" value="off"/><property name="mode" value="closed_loop"/>'
+        "<property><name>plan_deadline_ms</name><value>150</value></property>"
+        '<property name="device" value="cuda:1"/><property name="fallback" value="off"/>'
+    )
+    assert given == Properties("brain-t1-4x", 8.0, "closed_loop", False, "cuda:1", 150.0, False)
+
+
+def test_unknown_property_is_named_and_known_ones_are_listed():
+    with pytest.raises(InputError, match=r"unknown property 'acceleraton'; known are bundle, acceleration, mode"):
+        read('<property name="acceleraton" value="4"/>')
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("acceleration", "four"),
+        ("acceleration", "0.5"),
+        ("acceleration", "nan"),
+        ("acceleration", "inf"),
+        ("mode", "online"),
+        ("anomaly", "maybe"),
+        ("device", "tpu"),
+        ("plan_deadline_ms", "-1"),
+        ("fallback", ""),
+        ("bundle", " "),
+    ],
+)
+def test_impossible_value_is_refused_with_the_name(name, value):
+    with pytest.raises(InputError, match=f"'{name}'"):
+        read(f'<property name="{name}" value="{value}"/>')
+
+
+def test_property_given_twice_or_without_value_is_refused():
+    with pytest.raises(InputError, match="'bundle' is given twice: 'a' and 'b'"):
+        read('<property name="bundle" value="a"/><property name="bundle" value="b"/>')
+    with pytest.raises(InputError, match="lacks its name or its value"):
+        read('<property name="bundle"/>')
