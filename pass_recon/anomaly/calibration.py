@@ -74,8 +74,8 @@ def _logistic_regression(logits: Tensor, targets: Tensor, iterations: int) -> tu
 
     with torch.enable_grad():
         optimiser.step(closure)
-    slope = float(parameters[0].exp() / spread)
-    return slope, float(parameters[1]) - slope * float(centre)
+    slope = float(parameters.detach()[0].exp() / spread)
+    return slope, float(parameters.detach()[1]) - slope * float(centre)
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> float:

@@ -46,7 +46,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise BundleError(
             f"{path} is refused: it is a pickle that holds more than tensors ({str(error).splitlines()[0]})"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path} cannot be read as weights: {error}") from error
     return _unwrap(state, path)
 

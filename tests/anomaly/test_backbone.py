@@ -150,9 +150,7 @@ def test_two_backbones_on_one_tower_insert_once_each() -> None:
     second = Backbone(first.visual, first.configuration)
     duplicate = copy.deepcopy(first)
     pixels = torch.rand(1, 48, 48)
-    for one, other, third in zip(
-        stream(first, pixels), stream(second, pixels), stream(duplicate, pixels), strict=True
-    ):
+    for one, other, third in zip(stream(first, pixels), stream(second, pixels), stream(duplicate, pixels), strict=True):
         torch.testing.assert_close(one, other)
         torch.testing.assert_close(one, third)
 
