@@ -128,8 +128,8 @@ def from_dict(settings_class: type[Settings], values: Mapping[str, Any]) -> Sett
         # True is an int to Python, but never a number of stages.
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise InputError(f"{settings_class.__name__}.{name} must be {kinds[name]}, got {value!r}")
-        nested = kinds[name].startswith("NetworkConfig") and isinstance(value, dict)
-        built[name] = from_dict(NetworkConfig, value) if nested else value
+        is_network = kinds[name].startswith("NetworkConfig") and value is not None
+        built[name] = from_dict(NetworkConfig, values[name]) if is_network else value
     try:
         return settings_class(**built)
     except TypeError as error:

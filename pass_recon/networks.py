@@ -23,7 +23,7 @@ def build(kind: str, known: Mapping[str, Callable[..., nn.Module]], config: Netw
         raise InputError(f"there is no {kind} {config.name!r}; known: {', '.join(sorted(known))}")
     try:
         return known[config.name](**config.settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{kind} {config.name!r} cannot be built with {config.settings}: {error}") from error
 
 

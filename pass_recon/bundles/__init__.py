@@ -1,0 +1,18 @@
+"""Bundles: the trained networks for one anatomy, contrast and acceleration, on disk and in memory."""
+
+from __future__ import annotations
+
+from pass_recon.bundles.bundle import Bundle
+from pass_recon.bundles.card import read_card
+from pass_recon.bundles.published import import_published
+from pass_recon.bundles.store import bundle_folder, load_bundle, save_bundle, shipped_bundles
+
+__all__ = [
+    "Bundle",
+    "bundle_folder",
+    "import_published",
+    "load_bundle",
+    "read_card",
+    "save_bundle",
+    "shipped_bundles",
+]
