@@ -1,0 +1,302 @@
+"""What is known of the receive coils: whitening by their noise, fewer virtual coils, and their sensitivity maps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pass_recon.physics.fourier import as_complex, resize_centre
+from pass_recon.types import InputError
+
+# Elements of the pixelwise coil covariance worked on at a time: on a CPU 2 MB, which stay in cache through all the
+# products of the eigenvector iteration, elsewhere 512 MB, so that a few launches cover a slice.
+_BLOCK_ELEMENTS_CPU = 2**18
+_BLOCK_ELEMENTS_GPU = 2**26
+
+# Chebyshev filter of the eigenvector iteration: eigenvalues up to 0.7 are damped against an eigenvalue of 1 by a factor
+# of cosh(12 arcosh(2 / 0.7 - 1)), about a million.
+_UNWANTED_EIGENVALUES = 0.7
+_DEGREE = 12
+
+
+def noise_scale(dwell_us: float, noise_dwell_us: float, bandwidth_ratio: float = 0.793) -> float:
+    r"""Factor that turns noise whitened to variance 1 into unit variance of each of real and imaginary part.
+
+    .. math:: \sqrt{2\, \frac{t_\text{imaging}}{t_\text{noise}}\, r}
+
+    Parameters
+    ----------
+    dwell_us, noise_dwell_us
+        Time between samples of the imaging and of the noise scan in µs. Where either is 0, that is unknown, the factor
+        is 1, as in Gadgetron.
+    bandwidth_ratio
+        r: bandwidth of the noise relative to 1 / dwell, ``relativeReceiverNoiseBandwidth`` of the MRD header.
+    """
+    if dwell_us == 0 or noise_dwell_us == 0:
+        return 1.0
+    return math.sqrt(2 * dwell_us / noise_dwell_us * bandwidth_ratio)
+
+
+def whitening_matrix(
+    noise: Tensor, *, noise_dwell_us: float = 0.0, dwell_us: float = 0.0, bandwidth_ratio: float = 0.793
+) -> Tensor:
+    r"""Matrix W that makes the noise of all coils independent and equal, as Gadgetron's NoiseAdjustGadget does.
+
+    .. math:: W = s\, L^{-1}, \quad L L^H = \frac{1}{N - 1} \sum_t n_t n_t^H, \quad s = \sqrt{2\, r\,
+              t_\text{imaging} / t_\text{noise}}
+
+    Parameters
+    ----------
+    noise
+        ``(coils, samples)`` complex, a scan without excitation.
+    noise_dwell_us, dwell_us, bandwidth_ratio
+        As in `noise_scale`; the dwell times as the scanner sampled, before oversampling is removed.
+
+    Returns
+    -------
+    ``(coils, coils)`` lower triangular, in the precision of ``noise``. Of imaging data whitened with it, the noise has
+    variance 1 in the real and in the imaginary part (1 in both together where a dwell time is unknown).
+
+    Raises
+    ------
+    InputError
+        If the noise is not ``(coils, samples)``, is not finite, or does not determine all coils: fewer samples than
+        coils, a coil that is silent or a copy of others.
+    """
+    if noise.ndim != 2:
+        raise InputError(f"noise must be (coils, samples), got shape {tuple(noise.shape)}")
+    coils, samples = noise.shape
+    if samples <= coils:
+        raise InputError(f"{samples} noise samples do not determine the covariance of {coils} coils")
+    if not torch.isfinite(noise).all():
+        raise InputError("the noise scan holds NaN or infinity")
+    wide = noise.to(torch.complex128)
+    # Scaled to unit variance first, so that a coil of low gain does not pass for a linear combination of others.
+    deviation = wide.abs().square().sum(1).div(samples - 1).sqrt()
+    if (deviation == 0).any():
+        silent = (deviation == 0).nonzero().flatten().tolist()
+        raise InputError(f"the noise of coils {silent} is zero throughout")
+    unit = wide / deviation[:, None]
+    factor, failed = torch.linalg.cholesky_ex(unit @ unit.mH / (samples - 1))
+    if failed or factor.diagonal().real.min() < 1e-6:
+        raise InputError("the noise of some coils is a linear combination of that of others")
+    inverse = torch.linalg.solve_triangular(factor, torch.diag(1 / deviation).to(factor), upper=False)
+    return (noise_scale(dwell_us, noise_dwell_us, bandwidth_ratio) * inverse).to(as_complex(noise).dtype)
+
+
+def whiten(data: Tensor, matrix: Tensor) -> Tensor:
+    """Apply a ``(rows, coils)`` matrix to the first axis of ``data``, ``(coils, ...)`` to ``(rows, ...)``.
+
+    Raises
+    ------
+    InputError
+        If the number of coils differs.
+    """
+    if data.shape[0] != matrix.shape[1]:
+        raise InputError(f"the data has {data.shape[0]} coils, the whitening matrix is for {matrix.shape[1]}")
+    return torch.tensordot(matrix, as_complex(data), dims=1)
+
+
+def compress_coils(kspace: Tensor, coils: int) -> tuple[Tensor, Tensor]:
+    r"""Combine the coils into fewer virtual ones that keep most energy: the first principal components.
+
+    .. math:: \max_V \|V y\|^2 \quad \text{subject to} \quad V V^H = 1
+
+    Parameters
+    ----------
+    kspace
+        ``(..., coils, ro, pe)``, whitened, so that energy that is kept is signal. Each item has its own matrix.
+    coils
+        Number of virtual coils.
+
+    Returns
+    -------
+    ``(..., virtual, ro, pe)`` k-space and ``(..., virtual, coils)`` matrix V; its rows are orthonormal and ordered by
+    falling energy. V does the same to another k-space or to coil maps.
+
+    Raises
+    ------
+    InputError
+        If there are fewer coils than asked for.
+
+    References
+    ----------
+    Huang et al., A software channel compression technique for faster reconstruction with many channels, Magn Reson
+    Imaging 26 (2008).
+    """
+    if not 1 <= coils <= kspace.shape[-3]:
+        raise InputError(f"cannot compress {kspace.shape[-3]} coils to {coils}")
+    kspace = as_complex(kspace)
+    matrix = _principal_coils(kspace)[..., :coils, :]
+    return (matrix @ kspace.flatten(-2)).unflatten(-1, kspace.shape[-2:]), matrix
+
+
+@torch.no_grad()
+def espirit_maps(
+    kspace: Tensor,
+    calibration_width: int | tuple[int, int],
+    *,
+    sets: int = 1,
+    kernel_width: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.95,
+) -> Tensor:
+    r"""Coil sensitivity maps from the centre of k-space by ESPIRiT.
+
+    .. math:: H(q)\, s(q) = \lambda(q)\, s(q), \quad
+              H(q) = \frac{1}{k^2} \sum_j v_j(q)\, v_j(q)^H
+
+    where the :math:`v_j(q)` are the Fourier transforms of the kernels that span all patches of the calibration region,
+    one number a coil. Pixels with signal have :math:`\lambda = 1`.
+
+    Parameters
+    ----------
+    kspace
+        ``(..., coils, ro, pe)`` on the full grid, sampled at least in the calibration region. Axes before the coils are
+        a batch.
+    calibration_width
+        Number of centred lines and of readout samples to use, or ``(ro, pe)``. With few lines a wider readout, 24, say,
+        makes better maps.
+    sets
+        Number of maps a pixel: 2 for soft-SENSE, where the object folds over the field of view.
+    kernel_width
+        Size of the patches, less along an axis where the region is narrower than 14.
+    threshold
+        Kernels with a singular value below ``threshold`` times the largest are noise (sigpy 0.02, BART 0.032).
+    crop
+        Maps are zero where the eigenvalue is not above this. 0.95 as in sigpy: the 0.8 of BART keeps more air around the
+        object, and the more pixels there are to explain the lines by, the worse CG-SENSE separates them.
+
+    Returns
+    -------
+    ``(..., coils, ro, pe)``, or ``(..., sets, coils, ro, pe)`` if ``sets`` > 1. On the support :math:`\sum_c |S_c|^2 =
+    1`, and the phase is such that the first principal component of the coils in the calibration region sees a real
+    positive sensitivity (as in BART). No gradient.
+
+    Raises
+    ------
+    InputError
+        If the region exceeds the grid or is not finite, or if there are more sets than coils.
+
+    References
+    ----------
+    Uecker et al., ESPIRiT - an eigenvalue approach to autocalibrating parallel MRI, Magn Reson Med 71 (2014).
+
+    Notes
+    -----
+    H(q) holds only spatial frequencies below k, so that it is computed on a grid of (2k − 1)² pixels and interpolated
+    exactly; its first eigenvectors come from a Chebyshev filter instead of a decomposition of every pixel.
+    """
+    width = (calibration_width,) * 2 if isinstance(calibration_width, int) else tuple(calibration_width)
+    batch, (coils, *shape) = kspace.shape[:-3], kspace.shape[-3:]
+    if min(width) < 1 or width[0] > shape[0] or width[1] > shape[1]:
+        raise InputError(f"a calibration region of {width} does not fit k-space of {tuple(shape)}")
+    if not 1 <= sets <= coils:
+        raise InputError(f"cannot find {sets} sets of maps for {coils} coils")
+    calibration = resize_centre(as_complex(kspace), width).reshape(-1, coils, *width)
+    if not torch.isfinite(calibration).all():
+        raise InputError("the calibration region of k-space holds NaN or infinity")
+    kernel = (_kernel_that_fits(kernel_width, width[0]), _kernel_that_fits(kernel_width, width[1]))
+    covariance = _coarse_covariance(_signal_kernels(calibration, kernel, threshold))
+    maps, eigenvalues = _eigenvectors(covariance, (shape[0], shape[1]), sets)
+    # Any phase is a solution. That of the first virtual coil is smooth and close to that of the object.
+    seen = _principal_coils(calibration)[:, None, :1] @ maps.flatten(-2)
+    phase = torch.polar(torch.ones_like(seen.real), -seen.angle()).unflatten(-1, shape)
+    maps = maps * phase * (eigenvalues > crop)
+    return maps.reshape(*batch, *((sets,) if sets > 1 else ()), coils, *shape)
+
+
+def _kernel_that_fits(kernel_width: int, region_width: int) -> int:
+    """Two fifths of a narrow region: with fewer positions than that the kernels miss signal, and tissue is cropped."""
+    return max(1, min(kernel_width, (2 * region_width + 2) // 5))
+
+
+def _principal_coils(kspace: Tensor) -> Tensor:
+    """``(..., coils, coils)``: principal components as rows by falling energy, the largest entry of each positive."""
+    samples = kspace.flatten(-2).to(torch.complex128)
+    rows = torch.linalg.eigh(samples @ samples.mH).eigenvectors.flip(-1).mH
+    largest = rows.gather(-1, rows.abs().argmax(-1, keepdim=True))
+    return (rows * (largest.conj() / largest.abs())).to(kspace.dtype)
+
+
+def _signal_kernels(calibration: Tensor, kernel: tuple[int, int], threshold: float) -> Tensor:
+    """Orthonormal basis of the patches of a region.
+
+    ``(batch, coils, ro, pe)`` to ``(batch, kernels, coils, *kernel)``; the kernels below the threshold are zero, so
+    that the shape does not depend on the data.
+    """
+    patches = calibration.to(torch.complex128).unfold(-2, kernel[0], 1).unfold(-2, kernel[1], 1)
+    patches = patches.movedim(1, 3).flatten(1, 2).flatten(2)
+    # Double precision, because the Gram matrix squares the singular values; the smaller of the two has them all.
+    few = patches.shape[1] < patches.shape[2]
+    gram = patches @ patches.mH if few else patches.mT @ patches.conj()
+    energies, basis = torch.linalg.eigh(gram)
+    signal = energies > threshold**2 * energies[:, -1:]
+    weights = torch.where(signal, energies.clamp(min=torch.finfo(energies.dtype).tiny).rsqrt() if few else 1.0, 0.0)
+    basis = (patches.mT @ basis.conj() if few else basis) * weights[:, None]
+    return basis.mT.unflatten(-1, (calibration.shape[1], *kernel)).to(calibration.dtype)
+
+
+def _coarse_covariance(kernels: Tensor) -> Tensor:
+    """H(q) on the coarsest grid that determines it: ``(batch, 2 k_ro - 1, 2 k_pe - 1, coils, coils)``."""
+    k_ro, k_pe = kernels.shape[-2:]
+    images = torch.fft.ifft2(kernels, s=(2 * k_ro - 1, 2 * k_pe - 1), norm="forward").movedim((-2, -1), (1, 2))
+    return images.mT @ images.conj() / (k_ro * k_pe)
+
+
+def _interpolation(fine: int, coarse: int) -> Tensor:
+    """``(fine, coarse)`` trigonometric interpolation; the coarse grid starts at the origin, the fine one is centred."""
+    pixels = (torch.arange(fine, dtype=torch.float64) - fine // 2) / fine
+    angles = 2 * math.pi * (pixels[:, None] - torch.arange(coarse, dtype=torch.float64) / coarse)
+    frequencies = torch.arange(-(coarse // 2), coarse // 2 + 1, dtype=torch.float64)
+    return (frequencies * angles[..., None]).cos().mean(-1)
+
+
+def _eigenvectors(covariance: Tensor, shape: tuple[int, int], sets: int) -> tuple[Tensor, Tensor]:
+    """First eigenvectors ``(batch, sets, coils, ro, pe)`` and eigenvalues ``(batch, sets, 1, ro, pe)`` of H(q)."""
+    batch, coils = covariance.shape[0], covariance.shape[-1]
+    to_rows = _interpolation(shape[0], covariance.shape[1]).to(covariance)
+    to_columns = _interpolation(shape[1], covariance.shape[2]).to(covariance).mT
+    rows = torch.einsum("yu,buvcd->bycdv", to_rows, covariance).reshape(batch * shape[0], coils**2, -1)
+    limit = _BLOCK_ELEMENTS_CPU if covariance.device.type == "cpu" else _BLOCK_ELEMENTS_GPU
+    blocks = rows.split(max(1, limit // (coils**2 * shape[1])))
+    pairs = [_leading_pairs((block @ to_columns).unflatten(1, (coils, coils)), sets) for block in blocks]
+    vectors, values = (torch.cat(parts).unflatten(0, (batch, shape[0])) for parts in zip(*pairs, strict=True))
+    return vectors.movedim(1, -2), values.movedim(1, -2)
+
+
+def _leading_pairs(covariance: Tensor, sets: int) -> tuple[Tensor, Tensor]:
+    """Eigenvectors ``(rows, sets, coils, pe)`` and values ``(rows, sets, 1, pe)`` of ``(rows, coils, coils, pe)``."""
+    vectors, values = [], []
+    for _ in range(sets):
+        vector = _filtered(covariance, _strongest_column(covariance))
+        norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+        vector = vector / torch.where(norm > 0, norm, 1)
+        value = (vector.conj() * _apply(covariance, vector)).sum(1, keepdim=True).real
+        vectors.append(vector)
+        values.append(value)
+        if len(vectors) < sets:
+            covariance = covariance - (value * vector)[:, :, None] * vector.conj()[:, None]
+    return torch.stack(vectors, 1), torch.stack(values, 1)
+
+
+def _filtered(covariance: Tensor, vector: Tensor) -> Tensor:
+    """Chebyshev polynomial of H times ``(rows, coils, pe)``, small on the unwanted eigenvalues and large at 1."""
+    before, vector = vector, _apply(covariance, vector) * (2 / _UNWANTED_EIGENVALUES) - vector
+    for _ in range(_DEGREE - 1):
+        applied = _apply(covariance, vector) * (2 / _UNWANTED_EIGENVALUES) - vector
+        before, vector = vector, 2 * applied - before
+    return vector
+
+
+def _apply(covariance: Tensor, vector: Tensor) -> Tensor:
+    return (covariance * vector[:, None]).sum(2)
+
+
+def _strongest_column(covariance: Tensor) -> Tensor:
+    """``(rows, coils, pe)``: at each pixel the column of the coil that sees most, so not blind to the eigenvector."""
+    strongest = covariance.diagonal(dim1=1, dim2=2).real.argmax(-1)
+    index = strongest[:, None, None, :].expand(-1, covariance.shape[1], 1, -1)
+    return covariance.gather(2, index).squeeze(2)
