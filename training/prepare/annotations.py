@@ -135,8 +135,7 @@ def read_annotations(tables: Iterable[Path], lists: Iterable[Path] = ()) -> Anno
             elif name:
                 reviewed.add(name)
     studies = {
-        name: Study(True, tuple(marks.get(name, ())), tuple(dict.fromkeys(statements.get(name, ()))))
-        for name in sorted(reviewed)
+        name: Study(True, tuple(marks.get(name, ())), tuple(statements.get(name, ()))) for name in sorted(reviewed)
     }
     return Annotations(studies, dict(counts.most_common()), tuple(ignored))
 
