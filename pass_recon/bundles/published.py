@@ -26,7 +26,8 @@ POPULATION = "create_mask1.ProbMask.mult"
 _NOTES = (
     "Imported from the weights that the authors of PASS (arXiv 2604.06849) published for brain T1w, 4×, 320×320. "
     "Images must peak at about 1. There is no detector: its CLIP and adapters are not among the published files. "
-    "The authors' ACS is int(N/2 ± 0.04·N), 25 lines of 320; here it is round(0.08·N), 26 lines, the same 25 and the one above. "
+    "The authors' ACS is int(N/2 ± 0.04·N), 25 lines of 320; here it is round(0.08·N), 26 lines, the same 25 and one "
+    "above them. "
     "The AS network gives 320 logits; another number of lines interpolates them."
 )
 CONFIG = ReconstructorConfig(
