@@ -46,7 +46,8 @@ class Process:
                 text = line.decode(errors="replace").rstrip()
                 if text:
                     self._output.append(text)
-                    log.info("%s: %s", self.name, text)
+                    level = logging.DEBUG if " DEBUG " in text else logging.INFO  # as gadgetron-python writes it
+                    log.log(level, "%s: %s", self.name, text)
 
     @property
     def exited(self) -> bool:

@@ -91,8 +91,9 @@ def _is_loopback(host: str) -> bool:
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM, as a container gets it, must not leave gadgets behind either."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may ask for signals; whoever owns it has `stop`
+    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may ask for signals
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # whoever has arranged something else also has `stop`
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

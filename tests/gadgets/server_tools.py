@@ -205,3 +205,21 @@ def listening_gadget(handle: Callable[[Channel], None], port: int = 0) -> Iterat
             channel.close()
         for thread in threads:
             thread.join(5)
+
+
+class Replay:
+    """A gadget that sends what the recorded one sent, after as many acquisitions as that did."""
+
+    def __init__(self, answer: bytes, after: int) -> None:
+        self.received: list[Message] = []
+        self._answer, self._after = answer, after
+
+    def __call__(self, channel: Channel) -> None:
+        lines = 0
+        with contextlib.suppress(wire.PeerLost):
+            while (message := channel.read_message()).id != MessageId.CLOSE:
+                self.received.append(message)
+                lines += message.id == MessageId.ACQUISITION
+                if lines == self._after and message.id == MessageId.ACQUISITION:
+                    channel.send(self._answer[:-2])  # all but its CLOSE
+            channel.send(wire.close())
