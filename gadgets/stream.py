@@ -132,6 +132,7 @@ class GadgetConnection:
             if isinstance(entry, Exception):
                 raise entry
             yield entry.item
+        self._queue.put(None)  # the end stays the end for whoever asks again
 
     def send(self, item: Any) -> None:
         """Send an item in one write; a `Failure` is logged and kept for the end. Any thread may call this.
@@ -161,6 +162,10 @@ class GadgetConnection:
             self._channel.send(wire.close())
         except wire.PeerLost as error:
             _log.warning("could not say CLOSE: %s", error)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the socket without a word."""
         self._channel.close()
 
     def fail(self, sentence: str) -> None:
@@ -262,6 +267,7 @@ def converse(
             for item in stage(chain([first], items)):
                 connection.send(item)
     except wire.PeerLost:
+        connection.hang_up()
         raise
     except PassError as error:
         connection.fail(str(error))

@@ -1,0 +1,201 @@
+"""The resident process: whole scans over one connection, several at a time, warm."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from gadgets import mrd, pipelines, wire
+from gadgets.chain import run_chain
+from gadgets.properties import Properties
+from gadgets.resident import serve_resident
+from gadgets.wire import Channel, MessageId
+from pass_recon.types import InputError
+from tests.gadgets.acquisitions import header, kspace, lines_of, oversampled
+from tests.gadgets.pipelines import Detecting
+
+CONFIG = '<configuration><property name="mode" value="closed_loop"/></configuration>'
+BUNDLE = '<configuration><property name="bundle" value="{}"/><property name="device" value="cpu"/></configuration>'
+ACS, REST = range(22, 26), [*range(22), *range(26, 48)]
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with running() as bound:
+        yield bound
+
+
+@contextmanager
+def running() -> Iterator[int]:
+    ports: list[int] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    def note(bound: int) -> None:
+        ports.append(bound)
+        ready.set()
+
+    thread = threading.Thread(target=serve_resident, args=("127.0.0.1", 0), kwargs={"ready": note, "stop": stop})
+    thread.start()
+    assert ready.wait(60)
+    yield ports[0]
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive(), "the resident process did not stop"
+
+
+@contextmanager
+def session(port: int, config: str = CONFIG, head: str | None = None) -> Iterator[Channel]:
+    channel = Channel.connect("127.0.0.1", port)
+    channel.socket.settimeout(60)
+    channel.send(wire.config_script(config) + wire.header(head or header()))
+    yield channel
+    channel.close()
+
+
+def rest(channel: Channel) -> list[wire.Message]:
+    messages = []
+    while (message := channel.read_message()).id != MessageId.CLOSE:
+        messages.append(message)
+    return messages
+
+
+def send(channel: Channel, made) -> None:
+    for item in made:
+        channel.send(wire.encode(item))
+
+
+def test_same_images_as_the_stages_in_one_thread(port):
+    k = oversampled(kspace())
+    with session(port) as channel:
+        for number in range(3):
+            send(channel, lines_of(k * (1 + number), slice=number))
+        channel.send(wire.close())
+        found = [message.item for message in rest(channel)]
+    made = (acquisition for number in range(3) for acquisition in lines_of(k * (1 + number), slice=number))
+    expected = list(run_chain(made, header(), Properties(mode="closed_loop")))
+
+    def by_key(images):
+        return {(image.image_series_index, image.slice, image.meta.get("PASS_source")): image for image in images}
+
+    assert by_key(found).keys() == by_key(expected).keys()
+    assert len(found) == 3 * (2 + 3)
+    for key, image in by_key(expected).items():
+        np.testing.assert_array_equal(by_key(found)[key].data, image.data)
+        assert by_key(found)[key].image_index == image.image_index
+
+
+def test_recorded_session(port, recordings):
+    data = (recordings / "server_to_gadget_acquisitions.bin").read_bytes()
+    channel = Channel.connect("127.0.0.1", port)
+    channel.socket.settimeout(60)
+    channel.send(data.replace(b'value="brain-t1-4x"', b'value="classical"  '))
+    images = [message.item for message in rest(channel)]
+    channel.close()
+    assert sorted({image.image_series_index for image in images}) == [1, 2, 3, 1000]
+    assert {image.repetition for image in images} == {0, 1}
+
+
+def test_plan_does_not_wait_for_a_reconstruction(port, monkeypatch):
+    busy, release = threading.Event(), threading.Event()
+
+    class Slow(Detecting):
+        def reconstruct(self, kspace, line_mask):
+            busy.set()
+            assert release.wait(30)
+            return super().reconstruct(kspace, line_mask)
+
+    monkeypatch.setitem(pipelines._loaded, ("slow", "cpu", 4.0), Slow())
+    config = (
+        '<configuration><property name="bundle" value="slow"/><property name="device" value="cpu"/></configuration>'
+    )
+    k = kspace()
+    with session(port, config) as channel:
+        send(channel, lines_of(k, [*ACS, *REST], slice=0))
+        assert mrd.is_plan(channel.read_message().item)
+        assert busy.wait(20)
+        send(channel, lines_of(k, [*ACS], slice=1, mark=False))
+        second = channel.read_message().item
+        assert mrd.is_plan(second)
+        assert second.slice == 1
+        assert not release.is_set()
+        release.set()
+        channel.send(wire.close())
+        series = [message.item.image_series_index for message in rest(channel) if message.id == MessageId.IMAGE]
+    assert series.count(1) == 2
+
+
+def test_failed_network_is_told_at_the_end_and_images_come(port, monkeypatch):
+    broken = Detecting(fail=("plan", "reconstruct"))
+    monkeypatch.setitem(pipelines._loaded, ("broken", "cpu", 4.0), broken)
+    config = (
+        '<configuration><property name="bundle" value="broken"/><property name="device" value="cpu"/></configuration>'
+    )
+    with session(port, config) as channel:
+        send(channel, lines_of(kspace()))
+        channel.send(wire.close())
+        messages = rest(channel)
+    kinds = [message.id for message in messages]
+    assert kinds == [MessageId.IMAGE] * 4 + [MessageId.ERROR] * 2
+    assert messages[0].item.meta["PASS_source"] == "population"
+    assert "out of memory in plan" in messages[0].item.meta["PASS_fallback"]
+    assert {"planning", "reconstruction"} == {message.item.split(": ")[1].split()[0] for message in messages[4:]}
+
+
+def test_exception_in_the_reconstruction_thread_reaches_the_client(port, monkeypatch):
+    monkeypatch.setattr("gadgets.resident.overlay", lambda images, scan: (1 / 0 for _ in images))
+    with session(port) as channel:
+        send(channel, lines_of(kspace()))
+        channel.send(wire.close())
+        messages = rest(channel)
+    assert messages[-1].id == MessageId.ERROR
+    assert messages[-1].item == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("properties", "sentence"),
+    [
+        ('<property name="bundle" value="no-such-thing"/>', "no-such-thing"),
+        ('<property name="colour" value="red"/>', "unknown property 'colour'"),
+        ('<property name="device" value="cuda:99"/>', "cuda:99"),
+    ],
+)
+def test_impossible_settings_are_an_error_and_nothing_else(port, properties, sentence):
+    with session(port, f"<configuration>{properties}</configuration>") as channel:
+        send(channel, lines_of(kspace()))
+        channel.send(wire.close())
+        (message,) = rest(channel)
+    assert message.id == MessageId.ERROR
+    assert sentence in message.item
+
+
+def test_sessions_at_the_same_time_do_not_mix(port):
+    k = kspace()
+    with session(port) as one, session(port) as two:
+        for first, second in zip(lines_of(k), lines_of(2 * k), strict=True):
+            one.send(wire.encode(first))
+            two.send(wire.encode(second))
+        for channel in (one, two):
+            channel.send(wire.close())
+        scales = [
+            float(next(m.item for m in rest(channel) if m.item.image_series_index == 1).meta["PASS_scale"])
+            for channel in (one, two)
+        ]
+    assert scales[0] == pytest.approx(2 * scales[1], rel=1e-3)
+
+
+def test_lost_server_and_nonsense_do_not_end_the_process(port):
+    with session(port) as channel:
+        send(channel, list(lines_of(kspace()))[:7])
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    test_sessions_at_the_same_time_do_not_mix(port)
+
+
+def test_address_that_is_taken(port):
+    with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}"):
+        serve_resident("127.0.0.1", port)
