@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pass_recon.phantom.draws import Draws
 from pass_recon.phantom.shapes import SliceGrid, WaveField
-
-_AXES = (-2, -1)
+from pass_recon.physics.fourier import fft2c
 
 
 def smooth_phase(draws: Draws, grid: SliceGrid) -> Tensor:
@@ -33,14 +32,13 @@ def texture(draws: Draws, grid: SliceGrid) -> Tensor:
     """``(batch, ro, pe)`` factor around 1: what tissue shows below the scale of the anatomy that is drawn."""
     grain = WaveField(draws, 1.5, 3.5, waves=160).on(grid)
     strands = WaveField(draws, 3.5, 14.0, waves=64).on(grid)
-    depth = grid.spread(draws.uniform(0.015, 0.03))
+    depth = grid.spread(draws.uniform(0.02, 0.042))
     return 1.0 + depth * grain + 0.02 * strands
 
 
 def encode(image: Tensor, coil_maps: Tensor) -> Tensor:
     """k-space F(S x), ``(..., coils, ro, pe)``, centre at index n // 2, orthonormal."""
-    coil_images = torch.fft.ifftshift(coil_maps * image.unsqueeze(-3), dim=_AXES)
-    return torch.fft.fftshift(torch.fft.fft2(coil_images, norm="ortho"), dim=_AXES)
+    return fft2c(coil_maps * image.unsqueeze(-3))
 
 
 def noise_mixing(draws: Draws, coils: int, correlation: float) -> Tensor:

@@ -79,6 +79,8 @@ def _paint_shell(canvas: Canvas, frame: Frame, draws: Draws, depth: Tensor, lean
     canvas.landmarks |= {"skin": skin, "hull": depth}
     canvas.paint("skin", inside(skin, soft))
     canvas.paint("fat", inside(skin - 1.6, soft))
+    vessels = WaveField(draws, 7.0, 13.0, waves=48).on(grid) - 2.1
+    canvas.paint("blood", inside(vessels, 0.5) * inside(torch.minimum(skin - 2.5, 1.0 - outer), 1.5), 1.3)
     canvas.paint("muscle", inside(outer, soft) * inside(temple - 0.8, 1.0))
     canvas.paint("bone", inside(skull, soft))
     canvas.paint("marrow", 0.8 * inside(torch.minimum(skull - 1.8, 0.75 * bone - skull - 0.2 * bone + 0.4), soft))

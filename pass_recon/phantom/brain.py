@@ -20,14 +20,15 @@ from pass_recon.phantom.tissues import Canvas
 
 # Lateral ventricle from the frontal horn over the body to the occipital horn, (readout, side, level) in mm.
 _BODY = (
-    (-35.0, 14.0, 1.0),
-    (-24.0, 8.0, 10.0),
-    (-2.0, 8.0, 18.0),
-    (20.0, 13.0, 19.0),
-    (36.0, 22.0, 10.0),
-    (54.0, 25.0, 3.0),
+    (-37.0, 17.0, 4.0),
+    (-26.0, 9.0, 9.0),
+    (-8.0, 6.8, 15.0),
+    (12.0, 9.5, 18.0),
+    (28.0, 17.0, 15.0),
+    (40.0, 24.5, 6.0),
+    (57.0, 24.0, 2.0),
 )
-_BODY_RADII = (3.5, 6.5, 6.5, 6.5, 8.0, 3.0)
+_BODY_RADII = (2.8, 6.0, 6.5, 6.5, 7.0, 7.0, 2.5)
 _TEMPORAL_HORN = ((36.0, 23.0, 9.0), (24.0, 30.0, -8.0), (4.0, 33.0, -18.0))
 
 
@@ -50,13 +51,13 @@ def paint_cerebrum(canvas: Canvas, frame: Frame, draws: Draws, depth: Tensor, en
     grid = canvas.grid
     atrophy = grid.spread(draws.uniform(0.0, 1.0))
     pia, normal_level = _pial_distance(frame, draws, grid, depth, atrophy)
-    thickness = 2.9 + 0.4 * WaveField(draws, 25.0, 60.0).on(grid)
+    thickness = 3.3 + 0.5 * WaveField(draws, 25.0, 60.0).on(grid)
     # A surface cut obliquely by a thick slice has a wide edge.
     softness = torch.sqrt((1.1 * grid.pixel_mm) ** 2 + (0.4 * grid.slice_mm * normal_level) ** 2)
     canvas.paint("fluid", inside(depth + 1.5, 1.5 * grid.pixel_mm))
     canvas.paint("grey", inside(pia, softness))
     white = pia - thickness
-    canvas.paint("white", inside(white, softness + 0.6))
+    canvas.paint("white", inside(white, softness + 2.0))
     _paint_nuclei(canvas, frame, draws)
     ventricle = _ventricles(frame, draws, grid, atrophy, grid.spread(enlarged))
     canvas.paint("fluid", inside(ventricle, 1.6 * grid.pixel_mm))
@@ -71,8 +72,12 @@ def _pial_distance(
     surface = torch.minimum(depth, fissure)
     sheet, leaning = _sulcal_sheets(frame, draws, grid, surface)
     reach = 16.0 + 5.0 * WaveField(draws, 25.0, 60.0).on(grid)
+    # Less deep on the inner side of the hemisphere.
+    reach = torch.where(fissure < depth, 0.6 * reach, reach)
     beyond = (surface - reach).clamp(min=0.0)
-    width = (0.25 + 0.6 * atrophy) * (0.6 + 1.6 * torch.exp(-surface.clamp(min=0.0) / 4.0))
+    # Sulci are wide open at the surface, and closed here and there: grey matter touching grey matter.
+    opening = 0.55 + 0.55 * WaveField(draws, 16.0, 45.0).on(grid)
+    width = (0.25 + 0.65 * atrophy) * (opening + 1.6 * torch.exp(-surface.clamp(min=0.0) / 4.0))
     sulcus = torch.sqrt(sheet**2 + beyond**2) - width
     sylvian = _sylvian_distance(frame, draws, grid) - 0.8 - 1.2 * atrophy
     pia = torch.minimum(soft_minimum(sulcus, depth - 0.8 * atrophy, 2.5), torch.minimum(fissure - 0.7, sylvian))
@@ -126,8 +131,8 @@ def _sylvian_distance(frame: Frame, draws: Draws, grid: SliceGrid) -> Tensor:
 
 def _ventricles(frame: Frame, draws: Draws, grid: SliceGrid, atrophy: Tensor, enlarged: Tensor) -> Tensor:
     """Signed distance to the ventricles, positive inside."""
-    swelling = 1.8 * atrophy - 1.3 + grid.spread(draws.normal(0.0, 0.4)) + enlarged
-    lateral = tube_distance(frame.mirrored, _BODY, _BODY_RADII, flatten=1.25)
+    swelling = 1.7 * atrophy - 1.1 + grid.spread(draws.normal(0.0, 0.4)) + enlarged
+    lateral = tube_distance(frame.mirrored, _BODY, _BODY_RADII, flatten=1.5)
     horn = tube_distance(frame.mirrored, _TEMPORAL_HORN, (3.0, 2.0, 1.5))
     third = ellipsoid_distance((frame.readout - 3.0, frame.phase, frame.level + 2.0), (15.0, 2.6, 11.0))
     # The septum keeps the two sides apart.
@@ -148,4 +153,4 @@ def _paint_nuclei(canvas: Canvas, frame: Frame, draws: Draws) -> None:
     )
     for tissue, centre, radii, degrees in nuclei:
         distance = turned_ellipsoid(frame.mirrored, centre, tuple(size * radius for radius in radii), degrees)
-        canvas.paint(tissue, 0.9 * inside(distance, soft))
+        canvas.paint(tissue, 0.7 * inside(distance, soft))

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from pass_recon.phantom.draws import Draws
 from pass_recon.phantom.shapes import SliceGrid
+from pass_recon.physics.coils import espirit_maps
 from pass_recon.types import InputError
 
 _SEGMENTS = 16
 # Sensitivities are smooth: they are computed on this many points an axis and interpolated to the pixels.
 _COARSE = 40
+# Cosines an axis in the fit to measured maps.
+_ORDERS = 14
 
 
 def loop_array(draws: Draws, coils: int, radii_mm: tuple[float, float], height_mm: float) -> Tensor:
@@ -59,7 +62,7 @@ def loop_array(draws: Draws, coils: int, radii_mm: tuple[float, float], height_m
     return centre[..., None, :] + ring_points
 
 
-def loop_sensitivities(wires: Tensor, grid: SliceGrid) -> Tensor:
+def loop_sensitivities(wires: Tensor, grid: SliceGrid, cables: Tensor) -> Tensor:
     """Receive fields B₁⁻ = B_x − i B_y of the loops by Biot–Savart, the main field along the slice axis of a head.
 
     Parameters
@@ -68,6 +71,8 @@ def loop_sensitivities(wires: Tensor, grid: SliceGrid) -> Tensor:
         ``(patients, coils, segments, 3)`` corner points in mm.
     grid
         The slices.
+    cables
+        ``(patients, coils)`` complex factor of each coil.
 
     Returns
     -------
@@ -93,9 +98,16 @@ def loop_sensitivities(wires: Tensor, grid: SliceGrid) -> Tensor:
         cubed = (d_readout**2 + d_phase**2 + d_level**2 + 25.0) ** -1.5
         y_field += (along[:, :, 1] * d_level - along[:, :, 2] * d_phase) * cubed
         x_field += (along[:, :, 2] * d_readout - along[:, :, 0] * d_level) * cubed
-    fields = torch.cat((x_field, -y_field), 1)
-    fields = torch.nn.functional.interpolate(fields, grid.shape[1:], mode="bicubic", align_corners=True)
-    return torch.complex(fields[:, :coils], fields[:, coils:])
+    rows, columns = (_interpolation(size, grid.device) for size in grid.shape[1:])
+    fields = torch.complex(x_field, -y_field) * cables[grid.patient][..., None, None]
+    parts = torch.view_as_real(fields).movedim(-1, -3)
+    return torch.view_as_complex((rows @ parts @ columns.mT).movedim(-3, -1).contiguous())
+
+
+def _interpolation(size: int, device: torch.device) -> Tensor:
+    """``(size, coarse)`` matrix of cubic interpolation: as a product it is many times quicker than by pixel."""
+    identity = torch.eye(_COARSE, device=device)[None, None]
+    return torch.nn.functional.interpolate(identity, (size, _COARSE), mode="bicubic", align_corners=True)[0, 0]
 
 
 def normalise_maps(sensitivities: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,13 +123,66 @@ def normalise_maps(sensitivities: Tensor) -> tuple[Tensor, Tensor]:
     tuple of Tensor
         ``(..., coils, ro, pe)`` maps, ``(..., ro, pe)`` intensity.
     """
-    intensity = sensitivities.abs().square().sum(-3).sqrt()
-    return sensitivities / intensity.clamp(min=1e-12).unsqueeze(-3), intensity
+    parts = torch.view_as_real(sensitivities)
+    intensity = parts.square().sum((-4, -1)).sqrt()
+    scaled = parts * (1.0 / intensity.clamp(min=1e-12))[..., None, :, :, None]
+    return torch.view_as_complex(scaled), intensity
 
 
 def simulate_coils(draws: Draws, coils: int, grid: SliceGrid, radii_mm: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Maps ``(batch, coils, ro, pe)`` with Σ|S|² = 1 everywhere, and the array's intensity ``(batch, ro, pe)``."""
     wires = loop_array(draws, coils, radii_mm, height_mm=70.0)
-    sensitivities = loop_sensitivities(wires, grid)
-    rotation = torch.exp(1j * draws.uniform(0.0, 2.0 * math.pi, coils))[grid.patient][..., None, None]
-    return normalise_maps(sensitivities * rotation)
+    # Cables of different lengths: each coil has its own constant phase.
+    cables = torch.polar(
+        torch.ones(draws.patients, coils, device=draws.device), draws.uniform(0.0, 2.0 * math.pi, coils)
+    )
+    return normalise_maps(loop_sensitivities(wires, grid, cables))
+
+
+def coil_maps_from_kspace(kspace: Tensor, shape: tuple[int, int], *, calibration_width: int = 24) -> Tensor:
+    """Maps of a real array, on any grid over the same field of view and also where the scanned object was not.
+
+    ESPIRiT gives the maps where there was signal. Of smooth functions, the one closest to them there is taken:
+    min_c Σ_support |S − B c|² + λ ‖k² c‖², B a cosine basis.
+
+    Parameters
+    ----------
+    kspace
+        ``(coils, ro, pe)`` complex, at least its centre sampled.
+    shape
+        ``(ro, pe)`` wanted.
+    calibration_width
+        Lines and samples in the centre that are used.
+
+    Returns
+    -------
+    Tensor
+        ``(coils, *shape)`` complex64 with Σ|S|² = 1 in every pixel.
+    """
+    maps = espirit_maps(kspace.to(torch.complex64), calibration_width, crop=0.9)
+    step = max(1, min(maps.shape[-2:]) // 64)
+    samples = maps[:, ::step, ::step]
+    support = samples.abs().square().sum(0).flatten() > 0.5
+    places = [torch.arange(0, size, step, device=maps.device) / size for size in maps.shape[-2:]]
+    # Close to the rim the maps of a folded or wrapped object are not those of the coils.
+    within = [((place - 0.5).abs() < 0.45).to(torch.float32) for place in places]
+    support &= torch.outer(*within).flatten() > 0.0
+    rows, columns = (_cosines(place) for place in places)
+    basis = torch.einsum("ri,cj->rcij", rows, columns).flatten(2).flatten(0, 1)[support].to(maps.dtype)
+    orders = torch.arange(_ORDERS, device=maps.device, dtype=torch.float32)
+    bending = (orders[:, None] ** 2 + orders[None, :] ** 2).flatten() ** 2
+    normal = basis.mH @ basis + torch.diag(1e-5 * len(basis) * bending).to(maps.dtype)
+    coefficients = torch.linalg.solve(normal, basis.mH @ samples.flatten(1)[:, support].T).T
+    wanted = [_cosines(torch.arange(size, device=maps.device) / size) for size in shape]
+    smooth = torch.einsum(
+        "ri,nij,cj->nrc",
+        wanted[0].to(maps.dtype),
+        coefficients.unflatten(1, (_ORDERS, _ORDERS)),
+        wanted[1].to(maps.dtype),
+    )
+    return normalise_maps(smooth.contiguous())[0]
+
+
+def _cosines(place: Tensor) -> Tensor:
+    """``(points, orders)`` cosines on 0 to 1, half a period at least, so that nothing has to be periodic."""
+    return torch.cos(math.pi * place[:, None] * torch.arange(_ORDERS, device=place.device))

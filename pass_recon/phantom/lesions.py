@@ -36,8 +36,8 @@ class LesionKind:
         Smallest and largest radius.
     flatness
         Its thickness as a fraction of its radius: 1 a ball, 0.1 a crack.
-    halo, halo_mm
-        Tissue around it, and how far that reaches.
+    halo, halo_mm, halo_within
+        Tissue around it, how far that reaches, and the landmark it does not leave.
     halo_label
         Where the halo is a finding of its own.
     near
@@ -56,6 +56,7 @@ class LesionKind:
     flatness: float = 0.8
     halo: str = ""
     halo_mm: float = 0.0
+    halo_within: str = ""
     halo_label: str = ""
     near: tuple[str, float] | None = None
     levels: tuple[float, float] = (-1e3, 1e3)
@@ -71,7 +72,7 @@ KINDS: dict[str, tuple[LesionKind, ...]] = {
                    inner_from=1.2, near=("ventricle", -12.0)),
         LesionKind("Edema", "oedema", ("white", 0.8), "oedema", (13.0, 22.0), near=("pia", 9.0)),
         LesionKind("Mass", "a mass with oedema around it", ("pia", 1.0), "tumour", (7.5, 14.0), inner="necrosis",
-                   inner_from=5.5, halo="oedema", halo_mm=9.0, halo_label="Edema"),
+                   inner_from=5.5, halo="oedema", halo_mm=9.0, halo_within="white", halo_label="Edema"),
         LesionKind(VENTRICLES, "enlarged ventricles", ("ventricle", 0.0), "fluid", (2.2, 4.8), levels=(2.0, 22.0)),
         LesionKind("Resection cavity", "a resection cavity", ("hull", -1.0), "gliosis", (9.0, 17.0), inner="fluid",
                    inner_from=1.8, near=("hull", 9.0), levels=(0.0, 1e3)),
@@ -85,7 +86,7 @@ KINDS: dict[str, tuple[LesionKind, ...]] = {
         LesionKind("Joint Effusion", "a joint effusion", ("recess", 0.0), "effusion", (9.0, 16.0), flatness=0.5,
                    near=("bone", -6.0)),
         LesionKind("Bone-Fracture/Contusion/dislocation", "a fracture", ("bone", 0.6), "fracture", (9.0, 16.0),
-                   flatness=0.09, halo="marrow_oedema", halo_mm=4.5, near=("line", -14.0)),
+                   flatness=0.09, halo="marrow_oedema", halo_mm=4.5, halo_within="bone", near=("line", -14.0)),
     ),
 }  # fmt: skip
 
@@ -149,6 +150,8 @@ class LesionPlan:
         The slices; those of a patient are neighbours in the batch.
     labels
         Kinds to choose from; None for all of the anatomy.
+    allowed
+        Indices of the slices in which lesions may have their middle; None for all.
 
     Raises
     ------
@@ -157,7 +160,13 @@ class LesionPlan:
     """
 
     def __init__(
-        self, draws: Draws, anatomy: str, counts: Sequence[int], grid: SliceGrid, labels: Sequence[str] | None = None
+        self,
+        draws: Draws,
+        anatomy: str,
+        counts: Sequence[int],
+        grid: SliceGrid,
+        labels: Sequence[str] | None = None,
+        allowed: Sequence[int] | None = None,
     ) -> None:
         kinds = KINDS[anatomy]
         known = [kind.label for kind in kinds]
@@ -166,7 +175,10 @@ class LesionPlan:
             raise InputError(f"no simulated {anatomy} lesion {sorted(unknown)}; there are {known}")
         offered = [kind for kind in kinds if labels is None or kind.label in labels]
         levels, patients = grid.level.tolist(), grid.patient.tolist()
-        slices_of = [[i for i, p in enumerate(patients) if p == patient] for patient in range(draws.patients)]
+        slices_of = [
+            [i for i, p in enumerate(patients) if p == patient and (allowed is None or i in allowed)]
+            for patient in range(draws.patients)
+        ]
         ventricles = torch.zeros(draws.patients)
         self.lesions: list[_Lesion] = []
         for number in range(max(counts, default=0)):
@@ -176,10 +188,10 @@ class LesionPlan:
             home = []
             for patient, count in enumerate(counts):
                 kind = offered[min(int(choice[patient] * len(offered)), len(offered) - 1)]
-                allowed = [i for i in slices_of[patient] if kind.levels[0] <= levels[i] <= kind.levels[1]]
-                if not allowed or (kind.label == VENTRICLES and ventricles[patient]):
-                    kind, allowed = kinds[0], slices_of[patient]
-                home.append(allowed[min(int(place[patient] * len(allowed)), len(allowed) - 1)])
+                places = [i for i in slices_of[patient] if kind.levels[0] <= levels[i] <= kind.levels[1]]
+                if not places or (kind.label == VENTRICLES and ventricles[patient]):
+                    kind, places = kinds[0], slices_of[patient]
+                home.append(places[min(int(place[patient] * len(places)), len(places) - 1)])
                 chosen.append(kind if number < count else None)
                 if chosen[-1] is not None and kind.label == VENTRICLES:
                     low, high = kind.radii
@@ -240,14 +252,14 @@ class _Lesion:
                 )
             ),
         )
-        away = away + 0.13 * kind.flatness * part.spread(radius) * self.wobble.on(part)
+        away = away + 0.13 * kind.flatness * part.spread(radius.clamp(max=9.0)) * self.wobble.on(part)
         core = torch.minimum(away, landmark[slices] + part.spread(slack))
         seen = ((core > 0.0).flatten(1).sum(1) >= _FEWEST_PIXELS)[:, None, None]
         soft = 1.3 * grid.pixel_mm
         strength = part.spread(self.strength) * seen
         masks = {kind.label: (core > 0.0) & seen}
         if kind.halo:
-            limit = canvas.landmarks["white" if "white" in canvas.landmarks else "bone"][slices]
+            limit = canvas.landmarks[kind.halo_within][slices]
             halo = torch.minimum(away + kind.halo_mm, limit)
             canvas.paint(kind.halo, 0.85 * strength * inside(halo - 1.0, 4.0), slices=slices)
             around = (halo > 1.0) & seen

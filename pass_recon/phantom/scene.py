@@ -111,7 +111,7 @@ def paint_scene(
     findings = plan.paint(canvas)
     magnitude = torch.minimum(canvas.signal * factor / peak, torch.ones_like(peak))
     image = torch.polar(magnitude.clamp(min=0.0), smooth_phase(streams("phase"), grid))
-    return Scene(image, findings, _captions(findings, anatomy, contrast, shape), grid)
+    return Scene(image, findings, captions_of(findings, anatomy, contrast, shape), grid)
 
 
 def _patient_grid(streams: Streams, anatomy: str, slices: int, shape: tuple[int, int]) -> SliceGrid:
@@ -125,7 +125,8 @@ def _patient_grid(streams: Streams, anatomy: str, slices: int, shape: tuple[int,
     return slice_grid(shape, level, patient, field_of_view_mm=module.FIELD_OF_VIEW_MM, slice_mm=module.SLICE_MM)
 
 
-def _captions(findings: Findings, anatomy: str, contrast: str, shape: tuple[int, int]) -> tuple[str, ...]:
+def captions_of(findings: Findings, anatomy: str, contrast: str, shape: tuple[int, int]) -> tuple[str, ...]:
+    """One sentence a slice of ``shape`` pixels: contrast, view, and what was found where."""
     view = "axial head" if anatomy == "brain" else "coronal knee"
     captions = []
     for phrases in findings.phrases:

@@ -81,10 +81,10 @@ def paint_posterior_fossa(canvas: Canvas, frame: Frame, draws: Draws, depth: Ten
     )
     cerebellum = _cerebellum_distance(frame, depth)
     stem = ellipsoid_distance((frame.readout - 12.0, frame.phase, frame.level + 34.0), (13.5, 15.5, 31.0))
-    cistern = torch.maximum(
-        ellipsoid_distance((frame.readout - 10.0, frame.phase, frame.level + 28.0), (19.0, 21.0, 25.0)),
-        ellipsoid_distance((frame.readout + 13.0, frame.phase, frame.level + 20.0), (9.0, 15.0, 9.0)),
-    )
+    ripple = 2.0 * WaveField(draws, 12.0, 30.0).on(grid)
+    around = ellipsoid_distance((frame.readout - 10.5, frame.phase, frame.level + 28.0), (16.0, 17.5, 23.0))
+    suprasellar = ellipsoid_distance((frame.readout + 12.0, frame.phase, frame.level + 20.0), (9.0, 14.0, 9.0))
+    cistern = torch.maximum(around, suprasellar) + ripple
     gap = grid.spread(draws.uniform(1.0, 2.5))
     canvas.paint("fluid", inside(torch.maximum(cerebellum + gap, cistern), 2.0 * soft))
     canvas.paint("bone", inside(petrous, soft))
@@ -101,8 +101,8 @@ def paint_posterior_fossa(canvas: Canvas, frame: Frame, draws: Draws, depth: Ten
 
 
 def _cerebellum_distance(frame: Frame, depth: Tensor) -> Tensor:
-    lobes = ellipsoid_distance((frame.readout - 47.0, frame.side - 20.0, frame.level + 40.0), (29.0, 33.0, 27.0))
-    vermis = ellipsoid_distance((frame.readout - 42.0, frame.phase, frame.level + 34.0), (24.0, 11.0, 27.0))
+    lobes = ellipsoid_distance((frame.readout - 47.0, frame.side - 20.0, frame.level + 41.0), (29.0, 34.0, 26.0))
+    vermis = ellipsoid_distance((frame.readout - 42.0, frame.phase, frame.level + 38.0), (24.0, 13.0, 26.0))
     return torch.minimum(torch.maximum(lobes, vermis), depth - 2.0)
 
 

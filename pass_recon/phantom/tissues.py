@@ -29,12 +29,13 @@ TISSUES: dict[str, Relaxation] = {
     "skin": Relaxation(800.0, 35.0, 0.60),
     "muscle": Relaxation(1050.0, 36.0, 0.80),
     "fluid": Relaxation(4000.0, 1800.0, 1.0),
-    "grey": Relaxation(1180.0, 104.0, 0.87),
-    "white": Relaxation(740.0, 80.0, 0.72),
-    "nucleus": Relaxation(1020.0, 88.0, 0.82),
+    "grey": Relaxation(1220.0, 104.0, 0.85),
+    "white": Relaxation(700.0, 80.0, 0.72),
+    "nucleus": Relaxation(1020.0, 88.0, 0.81),
     "pallidum": Relaxation(860.0, 70.0, 0.75),
     "cerebellum": Relaxation(1050.0, 96.0, 0.84),
     "vessel": Relaxation(1600.0, 30.0, 0.15),
+    "blood": Relaxation(1500.0, 150.0, 0.9),
     "mucosa": Relaxation(1100.0, 110.0, 0.85),
     "gliosis": Relaxation(1300.0, 190.0, 0.90),
     "oedema": Relaxation(1350.0, 175.0, 0.92),
@@ -77,7 +78,7 @@ def tissue_signals(draws: Draws, contrast: str) -> Tensor:
     repetition, echo = draws.uniform(0.0, 1.0, 1), draws.uniform(0.0, 1.0, 1)
     suppressed = draws.uniform(0.0, 1.0, 1) < 0.75
     if contrast == "t1":
-        return spin_echo(t1, t2, density, repetition=450.0 + 250.0 * repetition, echo=8.0 + 7.0 * echo)
+        return spin_echo(t1, t2, density, repetition=420.0 + 230.0 * repetition, echo=8.0 + 7.0 * echo)
     if contrast == "pd":
         return spin_echo(t1, t2, density, repetition=2200.0 + 1000.0 * repetition, echo=24.0 + 12.0 * echo)
     repetition, echo = 8500.0 + 1500.0 * repetition, 95.0 + 45.0 * echo
@@ -89,6 +90,11 @@ def tissue_signals(draws: Draws, contrast: str) -> Tensor:
     fatty[[_INDEX["fat"], _INDEX["marrow"]]] = 1.0
     kept = torch.where(suppressed, draws.uniform(0.06, 0.2, 1), draws.uniform(0.8, 1.1, 1))
     return signal * (1.0 - fatty * (1.0 - kept))
+
+
+def signal_of(signals: Tensor, tissue: str) -> Tensor:
+    """``(patients,)`` signal of one tissue out of :func:`tissue_signals`."""
+    return signals[:, _INDEX[tissue]]
 
 
 class Canvas:
