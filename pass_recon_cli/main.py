@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # One line registers a command: a module with `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`. These
 # modules import nothing heavy at their top, so that `--help` answers at once.
@@ -37,6 +37,13 @@ EXAMPLES = """examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviated options: what is short for one today is ambiguous with the next option added."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **({"allow_abbrev": False} | options))
+
+
 class _Version(argparse.Action):
     """Prints the version; reads it only when asked, for it costs an import."""
 
@@ -49,16 +56,15 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `args.run` is the function to call."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pass-recon",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
     for name in COMMANDS:
         module = import_module(name)
         module.add_parser(subparsers).set_defaults(run=module.run)

@@ -1,0 +1,114 @@
+"""The command line itself: quick help, one sentence for each fault, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pass_recon import __version__
+from pass_recon.types import BundleError, InputError
+from pass_recon_cli import main as command_line
+
+HEAVY = ("torch", "numpy", "scipy", "ismrmrd", "gadgetron", "h5py", "sigpy", "matplotlib", "open_clip", "pass_recon")
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys\n"
+        "from pass_recon_cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print('HEAVY', *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY"
+    assert "examples:" in done.stdout
+
+
+def test_help_answers_within_half_a_second():
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pass_recon_cli.main", "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - began)
+    # Another process may hold one up: the quickest counts.
+    assert min(times) < 0.5
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main(["--version"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out == f"pass-recon {__version__}\n"
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    parser = command_line.build_parser()
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    assert {"demo", "simulate", "scan", "serve", "resident", "recon"} <= set(actions[0].choices)
+    for name in ("demo", "simulate", "scan", "serve", "resident", "recon"):
+        with pytest.raises(SystemExit):
+            command_line.main([name, "--help"])
+        assert f"example: pass-recon {name}" in capsys.readouterr().out
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert command_line.main([]) == 2
+    assert "commands:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["scan"], ["scan", "-f", "x", "--acc", "4"], ["nonsense"], ["serve", "-p", "x"]])
+def test_wrong_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main(arguments)
+    assert leaving.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes `serve` raise what the test wants."""
+
+    def prepare(error: BaseException) -> None:
+        def run(args: argparse.Namespace) -> int:
+            raise error
+
+        monkeypatch.setattr("pass_recon_cli.serve.run", run)
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (InputError("the scan is\n  upside down"), "pass-recon: the scan is upside down\n"),
+        (BundleError("no such bundle"), "pass-recon: no such bundle\n"),
+        (FileNotFoundError(2, "No such file or directory", "x.h5"), "pass-recon: No such file or directory: x.h5\n"),
+        (ConnectionError("no server answers"), "pass-recon: no server answers\n"),
+    ],
+)
+def test_a_fault_is_one_sentence_and_exit_code_1(failing, capsys, error, sentence):
+    failing(error)
+    assert command_line.main(["serve"]) == 1
+    assert capsys.readouterr().err == sentence
+
+
+def test_ctrl_c_is_exit_code_130(failing, capsys):
+    failing(KeyboardInterrupt())
+    assert command_line.main(["serve"]) == 130
+    assert capsys.readouterr().err == "pass-recon: interrupted\n"
+
+
+def test_debug_shows_the_traceback(failing):
+    failing(InputError("upside down"))
+    with pytest.raises(InputError, match="upside down"):
+        command_line.main(["--debug", "serve"])
+
+
+def test_a_bug_is_not_hidden_behind_a_sentence(failing):
+    failing(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        command_line.main(["serve"])
