@@ -1,29 +1,37 @@
 """The method in two calls: ``plan`` from the ACS of a slice, ``reconstruct`` from the lines that were then acquired.
 
-Without a bundle both are classical: the variable-density population plan and CG-SENSE. With a bundle the same classical
-pair stays at hand as the fallback (``population_plan``, ``classical``); it is the caller who decides when to fall back.
+Without a bundle both are classical: the variable-density population plan and CG-SENSE. With a bundle the classical
+reconstruction and the population plan stay at hand as the fallback; it is the caller who decides when to fall back.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pass_recon.anomaly import AnomalyResult, describe
+from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.physics.coils import espirit_maps
-from pass_recon.reconstruction.classical import cg_sense, root_sum_of_squares
+from pass_recon.reconstruction.classical import cg_sense, root_sum_of_squares, zero_filled
+from pass_recon.reconstruction.unrolled import Stage
 from pass_recon.sampling.lines import (
     acquisition_order,
     acs_count,
     acs_fraction,
     acs_mask,
+    calibration_lines,
     calibration_width,
+    line_budget,
+    select_lines,
     variable_density_lines,
 )
-from pass_recon.types import BundleError, InputError, Reconstruction, SamplingPlan
+from pass_recon.types import InputError, Reconstruction, SamplingPlan
 
 MAXIMUM_CALIBRATION_WIDTH = 24
 MINIMUM_CALIBRATION_WIDTH = 4
@@ -50,37 +58,65 @@ def intensity_scale(kspace: Tensor, acs: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
+class _Prepared(NamedTuple):
+    """K-space ``(slices, coils, ro, pe)`` at an image peak of about 1, its maps, and the scale ``(slices, 1, 1)``."""
+
+    kspace: Tensor
+    coil_maps: Tensor
+    scale: Tensor
+
+
 class Pipeline:
     """Plan and reconstruct slices with one bundle at one acceleration, on one device.
 
     Parameters
     ----------
     bundle
-        None or ``"classical"``: the population plan and CG-SENSE, which need no training.
+        A bundle, its name or its folder. None or ``"classical"``: the population plan and CG-SENSE, which need no
+        training.
     device
         Where to compute, as torch names it. Results always come back on the CPU.
     acceleration
-        R; each plan holds exactly round(pe / R) lines.
+        R; each plan holds exactly round(pe / R) lines. By default the bundle's, or 4.
+    anomaly
+        Whether to look for anomalies. Without, the networks are given a map of zeros.
 
     Raises
     ------
     BundleError
-        If there is no such bundle.
+        If there is no such bundle or it cannot be trusted.
+    InputError
+        If the bundle is for another acceleration.
     """
 
-    name = "classical"
-
-    def __init__(self, bundle: str | None = None, *, device: str = "cpu", acceleration: float = 4.0) -> None:
-        if bundle not in (None, "classical"):
-            raise BundleError(f"there is no bundle {bundle!r}; known: classical")
+    def __init__(
+        self,
+        bundle: Bundle | str | Path | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        acceleration: float | None = None,
+        anomaly: bool = True,
+    ) -> None:
+        if bundle == "classical":
+            bundle = None
         self.device = torch.device(device)
-        self.acceleration = acceleration
-        self.acs_fraction = acs_fraction(acceleration)
+        self.bundle = load_bundle(bundle) if isinstance(bundle, str | Path) else bundle
+        if self.bundle is None:
+            self.name, self.acceleration = "classical", acceleration or 4.0
+            self.acs_fraction = acs_fraction(self.acceleration)
+        else:
+            self.bundle.to(self.device)
+            self.name, self.acceleration = self.bundle.name, self.bundle.acceleration
+            self.acs_fraction = self.bundle.acs_fraction
+        if acceleration not in (None, self.acceleration):
+            raise InputError(f"bundle {self.name} is for {self.acceleration:g}×, but {acceleration:g}× was asked for")
+        self.netad = self.bundle.netad if self.bundle is not None and anomaly else None
 
     def acs(self, pe: int) -> Tensor:
         """Mask ``(pe,)`` of the lines that the scanner must send before it can have a plan."""
         return acs_mask(pe, acs_count(pe, self.acs_fraction))
 
+    @torch.no_grad()
     def plan(self, acs: ArrayLike, acs_lines: ArrayLike, shape: tuple[int, int]) -> SamplingPlan:
         """Choose the lines of one slice from its ACS.
 
@@ -96,18 +132,42 @@ class Pipeline:
         Raises
         ------
         InputError
-            If shapes do not go together or a sample is not finite.
+            If shapes do not go together, a sample is not finite, or the lines do not surround the centre of k-space.
         """
         start = perf_counter()
-        self._on_grid(acs, acs_lines, shape)
-        plan = self.population_plan(shape[1])
-        plan.seconds["plan"] = perf_counter() - start
-        return plan
+        kspace, lines = self._on_grid(acs, acs_lines, shape)
+        if self.bundle is None or self.bundle.sampler.personal is None:
+            plan = self.population_plan(shape[1])
+            plan.seconds["plan"] = perf_counter() - start
+            return plan
+        if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
+            raise InputError(_no_acs(lines))
+        prepared = self._prepare(kspace[None], lines)
+        image = zero_filled(*prepared[:2], lines.to(self.device))
+        seen = self._look(image)
+        looked = perf_counter()
+        logits = self.bundle.sampler(image, None if seen is None else seen.map)[0].cpu()
+        chosen = select_lines(logits, lines, line_budget(shape[1], self.acceleration))
+        return SamplingPlan(
+            lines=chosen,
+            order=acquisition_order(chosen, lines),
+            acceleration=self.acceleration,
+            source="personal",
+            score=None if seen is None else float(seen.score[0]),
+            anomaly_map=None if seen is None else seen.map[0].cpu(),
+            bundle=self.name,
+            seconds={"detection": looked - start, "plan": perf_counter() - start},
+        )
 
+    @torch.no_grad()
     def population_plan(self, pe: int, *, fallback: str | None = None) -> SamplingPlan:
         """The plan for everybody; ``fallback`` says why it is used although a personal one was wanted."""
         acs = self.acs(pe)
-        lines = variable_density_lines(pe, self.acceleration, acs)
+        if self.bundle is None:
+            lines = variable_density_lines(pe, self.acceleration, acs)
+        else:
+            logits = self.bundle.sampler.population(pe).cpu()
+            lines = select_lines(logits, acs, line_budget(pe, self.acceleration))
         return SamplingPlan(
             lines=lines,
             order=acquisition_order(lines, acs),
@@ -117,7 +177,16 @@ class Pipeline:
             fallback=fallback,
         )
 
-    def reconstruct(self, kspace: ArrayLike, line_mask: ArrayLike) -> Reconstruction:
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        kspace: ArrayLike,
+        line_mask: ArrayLike,
+        *,
+        calibration: ArrayLike | None = None,
+        pixel_mm: tuple[float, float] = (1.0, 1.0),
+        intermediates: bool = False,
+    ) -> Reconstruction:
         """Reconstruct one slice ``(coils, ro, pe)`` or several ``(slices, coils, ro, pe)``.
 
         Parameters
@@ -126,57 +195,121 @@ class Pipeline:
             Complex k-space in any unit; lines outside the mask are ignored.
         line_mask
             ``(pe,)`` bool, common to all slices.
+        calibration
+            K-space of the same shape that holds the lines of a separate calibration scan and zeros elsewhere, to
+            estimate the coil maps from. By default the lines around the centre of ``kspace``.
+        pixel_mm
+            Pixel size along readout and phase encoding, by which findings too small to be one are left out.
+        intermediates
+            Also return ``coil_maps``, and ``x``, ``x_global`` and ``map`` of every stage, stages first.
 
         Raises
         ------
         InputError
-            If shapes do not go together or a sample is not finite.
+            If shapes do not go together, a sample is not finite, or there is no ACS to estimate coil maps from.
         """
-        return self.classical(kspace, line_mask)
+        if self.bundle is None:
+            return self.classical(kspace, line_mask, calibration=calibration)
+        start = perf_counter()
+        data, mask, source = self._checked(kspace, line_mask, calibration)
+        lines = _calibration_lines(source, mask, calibration is not None)
+        if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
+            raise InputError(_no_acs(lines))
+        prepared = self._prepare(data, lines, source)
+        mapped = perf_counter()
+        look = None if self.netad is None else self.netad.anomaly_map
+        stages = list(self.bundle.reconstructor.iterate(*prepared[:2], mask, look))
+        reconstructed = perf_counter()
+        seen = self._look(stages[-1].image)
+        image = stages[-1].image * prepared.scale
+        one = np.ndim(kspace) == 3
+        return Reconstruction(
+            image=(image[0] if one else image).cpu(),
+            anomaly_map=None if seen is None else (seen.map[0] if one else seen.map).cpu(),
+            boxes=() if seen is None else self._boxes(seen, pixel_mm),
+            score=() if seen is None else tuple(seen.score.tolist()),
+            bundle=self.name,
+            seconds={
+                "coil_maps": mapped - start,
+                "reconstruction": reconstructed - mapped,
+                "detection": perf_counter() - reconstructed,
+            },
+            intermediates=_intermediates(prepared, stages) if intermediates else {},
+        )
 
-    def classical(self, kspace: ArrayLike, line_mask: ArrayLike, *, fallback: str | None = None) -> Reconstruction:
+    @torch.no_grad()
+    def classical(
+        self,
+        kspace: ArrayLike,
+        line_mask: ArrayLike,
+        *,
+        calibration: ArrayLike | None = None,
+        fallback: str | None = None,
+    ) -> Reconstruction:
         """CG-SENSE, or the root sum of squares where there is no ACS to estimate coil maps from.
 
         Parameters and errors are those of ``reconstruct``; ``fallback`` says why this image was not the one wanted.
         """
         start = perf_counter()
-        data, mask = self._checked(kspace, line_mask)
-        width = calibration_width(mask)
-        if width < MINIMUM_CALIBRATION_WIDTH:
-            reason = f"no coil maps: only {width} lines around the centre of k-space were acquired"
+        data, mask, source = self._checked(kspace, line_mask, calibration)
+        one = np.ndim(kspace) == 3
+        lines = _calibration_lines(source, mask, calibration is not None)
+        if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
+            image = root_sum_of_squares(data).to(torch.complex64)
+            reasons = [reason for reason in (fallback, _no_acs(lines)) if reason]
             return Reconstruction(
-                image=root_sum_of_squares(data).to(torch.complex64).cpu(),
-                fallback=fallback or reason,
+                image=(image[0] if one else image).cpu(),
+                fallback="; ".join(reasons),
                 seconds={"reconstruction": perf_counter() - start},
             )
-        scale = intensity_scale(data, acs_mask(mask.shape[-1], width))
-        data = data / scale.unsqueeze(-3)
-        maps = espirit_maps(data, min(MAXIMUM_CALIBRATION_WIDTH, width))
+        prepared = self._prepare(data, lines, source)
         mapped = perf_counter()
-        image = cg_sense(data, maps, mask) * scale
+        image = cg_sense(*prepared[:2], mask) * prepared.scale
         return Reconstruction(
-            image=image.cpu(),
+            image=(image[0] if one else image).cpu(),
             fallback=fallback,
             seconds={"coil_maps": mapped - start, "reconstruction": perf_counter() - mapped},
         )
 
-    def _on_grid(self, acs: ArrayLike, acs_lines: ArrayLike, shape: tuple[int, int]) -> Tensor:
-        """K-space ``(coils, ro, pe)`` that holds the ACS and nothing else."""
-        data = self._complex(acs)
-        lines = np.asarray(acs_lines)
-        if lines.dtype == bool:
-            lines = lines.nonzero()[0]
-        if data.ndim != 3 or data.shape[1:] != (shape[0], len(lines)):
-            raise InputError(
-                f"ACS of shape {tuple(data.shape)} is not (coils, ro, n_acs) with ro = {shape[0]}, n_acs = {len(lines)}"
-            )
-        if not all(0 <= line < shape[1] for line in lines):
-            raise InputError(f"ACS lines {lines.min()} to {lines.max()} do not lie within {shape[1]} lines")
-        grid = data.new_zeros(data.shape[0], *shape)
-        grid[..., torch.as_tensor(lines)] = data
-        return grid
+    def _prepare(self, kspace: Tensor, lines: Tensor, calibration: Tensor | None = None) -> _Prepared:
+        """Scale by the ACS and estimate coil maps from ``lines`` ``(pe,)`` of the calibration, or of the k-space."""
+        pe, width = kspace.shape[-1], calibration_width(lines)
+        # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
+        scale = intensity_scale(kspace, acs_mask(pe, min(width, acs_count(pe, self.acs_fraction))))
+        source = kspace if calibration is None else calibration
+        source = source * acs_mask(pe, width).to(source.device)
+        maps = espirit_maps(source / scale.unsqueeze(-3), min(MAXIMUM_CALIBRATION_WIDTH, width))
+        return _Prepared(kspace / scale.unsqueeze(-3), maps, scale)
 
-    def _checked(self, kspace: ArrayLike, line_mask: ArrayLike) -> tuple[Tensor, Tensor]:
+    def _look(self, image: Tensor) -> AnomalyResult | None:
+        """What the detector sees in images ``(b, ro, pe)``; None where there is none."""
+        return None if self.netad is None else self.netad(image)
+
+    def _boxes(self, seen: AnomalyResult, pixel_mm: tuple[float, float]) -> tuple:
+        assert self.netad is not None
+        return tuple(findings.boxes for findings in describe(self.netad, seen, pixel_mm=pixel_mm))
+
+    def _on_grid(self, acs: ArrayLike, acs_lines: ArrayLike, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """K-space ``(coils, ro, pe)`` that holds the ACS and nothing else, and the mask ``(pe,)`` of its lines."""
+        data = self._complex(acs)
+        indices = np.asarray(acs_lines)
+        if indices.dtype == bool:
+            indices = indices.nonzero()[0]
+        if data.ndim != 3 or data.shape[1:] != (shape[0], len(indices)):
+            raise InputError(
+                f"ACS of shape {tuple(data.shape)} is not (coils, {shape[0]}, {len(indices)}), what grid and lines say"
+            )
+        if not all(0 <= index < shape[1] for index in indices):
+            raise InputError(f"ACS lines {indices.min()} to {indices.max()} do not lie within {shape[1]} lines")
+        grid, lines = data.new_zeros(data.shape[0], *shape), torch.zeros(shape[1], dtype=torch.bool)
+        grid[..., torch.as_tensor(indices)] = data
+        lines[torch.as_tensor(indices)] = True
+        return grid, lines
+
+    def _checked(
+        self, kspace: ArrayLike, line_mask: ArrayLike, calibration: ArrayLike | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Masked k-space ``(slices, coils, ro, pe)``, its mask, and the k-space to calibrate from, alike in shape."""
         data, mask = self._complex(kspace), torch.as_tensor(np.asarray(line_mask), device=self.device)
         if data.ndim not in (3, 4):
             raise InputError(f"k-space must be ([slices,] coils, ro, pe), got shape {tuple(data.shape)}")
@@ -184,10 +317,39 @@ class Pipeline:
             raise InputError(
                 f"the line mask must be bool of shape ({data.shape[-1]},), got {mask.dtype} {tuple(mask.shape)}"
             )
-        return data * mask, mask
+        source = data * mask if calibration is None else self._complex(calibration)
+        if source.shape != data.shape:
+            raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(data.shape)} differ in shape")
+        return _batched(data * mask), mask, _batched(source)
 
     def _complex(self, array: ArrayLike) -> Tensor:
         data = torch.as_tensor(array).to(self.device, torch.complex64)
         if not torch.isfinite(torch.view_as_real(data)).all():
             raise InputError("the k-space holds NaN or infinity")
         return data
+
+
+def _batched(kspace: Tensor) -> Tensor:
+    return kspace if kspace.ndim == 4 else kspace[None]
+
+
+def _calibration_lines(source: Tensor, mask: Tensor, separate: bool) -> Tensor:
+    """Mask ``(pe,)`` on the CPU of the unbroken run of lines around the centre from which maps can be estimated."""
+    lines = source.abs().amax((0, 1, 2)) > 0 if separate else mask
+    return calibration_lines(lines).cpu()
+
+
+def _no_acs(lines: Tensor) -> str:
+    return (
+        f"no coil maps: {calibration_width(lines)} lines around the centre of k-space were acquired, "
+        f"at least {MINIMUM_CALIBRATION_WIDTH} are needed"
+    )
+
+
+def _intermediates(prepared: _Prepared, stages: list[Stage]) -> dict[str, Tensor]:
+    return {
+        "coil_maps": prepared.coil_maps.cpu(),
+        "x": torch.stack([stage.image * prepared.scale for stage in stages]).cpu(),
+        "x_global": torch.stack([stage.global_image * prepared.scale for stage in stages]).cpu(),
+        "map": torch.stack([stage.anomaly_map for stage in stages]).cpu(),
+    }

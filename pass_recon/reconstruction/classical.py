@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sigpy.mri.app import L1WaveletRecon
 from torch import Tensor
 
 from pass_recon.physics.encoding import SenseOperator
@@ -90,6 +89,8 @@ def l1_wavelet(
     Tensor
         ``(ro, pe)`` complex64 on the CPU.
     """
+    from sigpy.mri.app import L1WaveletRecon  # takes seconds to import, which a scanner must not wait for
+
     mask = line_mask.cpu().numpy()
     weights = np.broadcast_to(mask, kspace.shape[-2:]).astype(np.float32)
     image = L1WaveletRecon(

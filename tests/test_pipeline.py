@@ -1,0 +1,183 @@
+"""The public surface: plans and reconstructions, classical and with networks, one by one and in batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pass_recon import Pipeline, metrics
+from pass_recon.anomaly import BackboneConfiguration, NetAD
+from pass_recon.bundles import Bundle
+from pass_recon.config import NetworkConfig, ReconstructorConfig, SamplerConfig
+from pass_recon.phantom import simulate_patient
+from pass_recon.reconstruction.unrolled import UnrolledReconstructor
+from pass_recon.sampling.lines import line_budget
+from pass_recon.sampling.personal import LineSampler
+from pass_recon.types import BundleError, InputError
+
+SHAPE = (96, 90)
+TINY_BACKBONE = BackboneConfiguration(
+    model={
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 48, "layers": 4, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return simulate_patient(anatomy="brain", contrast="flair", slices=2, coils=6, shape=SHAPE, noise=0.003, seed=5)
+
+
+class _Opinionated(torch.nn.Module):
+    """An AS network whose logits depend strongly on the image, which those of random weights do not."""
+
+    def forward(self, acs_image, anomaly_map, population):
+        mixing = torch.randn(acs_image.shape[-2], acs_image.shape[-1], generator=torch.Generator().manual_seed(2))
+        return 100 * acs_image.abs().mean(-1) @ mixing
+
+
+def _tiny_bundle(netad: NetAD | None) -> Bundle:
+    """Networks of random weights, small enough for a test."""
+    torch.manual_seed(1)
+    networks = NetworkConfig("unet", {"channels": [4, 8]}), NetworkConfig("gated_unet", {"channels": [4, 8]})
+    reconstructor = UnrolledReconstructor(ReconstructorConfig(*networks, stages=2, inner_iterations=2))
+    for parameter in reconstructor.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # layers that start at zero would hide what is behind them
+            torch.nn.init.normal_(parameter, std=0.1)
+    sampler = LineSampler(SamplerConfig(lines=90))
+    sampler.personal = _Opinionated()
+    return Bundle("tiny", "brain", "flair", 4.0, 0.08, reconstructor, sampler, netad).freeze()
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return _tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
+
+
+@pytest.fixture(scope="module", params=["classical", "networks"])
+def pipeline(request):
+    return Pipeline(request.getfixturevalue("bundle") if request.param == "networks" else None)
+
+
+def _acs(pipeline, patient, index=0):
+    lines = pipeline.acs(SHAPE[1])
+    return patient.kspace[index][..., lines], lines
+
+
+def test_a_plan_keeps_the_budget_and_the_acs(pipeline, patient):
+    acs, lines = _acs(pipeline, patient)
+    plan = pipeline.plan(acs, lines, SHAPE)
+    assert plan.lines.sum() == line_budget(90, 4)
+    assert plan.lines[lines].all()
+    assert plan.order[: int(lines.sum())] == tuple(lines.nonzero().flatten().tolist())
+    assert plan.source == ("population" if pipeline.bundle is None else "personal")
+
+
+def test_lines_may_be_told_by_mask_or_by_index_and_arrays_be_numpy(pipeline, patient):
+    acs, lines = _acs(pipeline, patient)
+    by_mask = pipeline.plan(acs, lines, SHAPE)
+    by_index = pipeline.plan(acs.numpy(), lines.nonzero().flatten().tolist(), SHAPE)
+    assert torch.equal(by_mask.lines, by_index.lines)
+
+
+def test_personal_plans_differ_between_patients_and_from_the_population(bundle, patient):
+    pipeline = Pipeline(bundle)
+    plans = [pipeline.plan(*_acs(pipeline, patient, index), SHAPE) for index in range(2)]
+    assert not torch.equal(plans[0].lines, plans[1].lines)
+    assert not torch.equal(plans[0].lines, pipeline.population_plan(90).lines)
+    assert plans[0].score is not None
+    assert plans[0].anomaly_map.shape == SHAPE
+
+
+def test_a_plan_does_not_depend_on_the_unit_of_the_signal(bundle, patient):
+    pipeline = Pipeline(bundle)
+    acs, lines = _acs(pipeline, patient)
+    assert torch.equal(pipeline.plan(acs, lines, SHAPE).lines, pipeline.plan(acs * 4096, lines, SHAPE).lines)
+
+
+def test_a_batch_gives_what_its_slices_give_one_by_one(pipeline, patient):
+    lines = pipeline.population_plan(90).lines
+    batch = pipeline.reconstruct(patient.kspace, lines)
+    for index in range(2):
+        one = pipeline.reconstruct(patient.kspace[index], lines)
+        assert torch.allclose(one.image, batch.image[index], atol=1e-5 * float(one.image.abs().max()))
+        if pipeline.bundle is not None:
+            assert torch.allclose(one.anomaly_map, batch.anomaly_map[index], atol=1e-5)
+            assert one.score[0] == pytest.approx(batch.score[index], abs=1e-5)
+
+
+def test_an_image_has_the_units_of_its_k_space(pipeline, patient):
+    lines = pipeline.population_plan(90).lines
+    image = pipeline.reconstruct(patient.kspace[0], lines).image
+    brighter = pipeline.reconstruct(1000 * patient.kspace[0], lines).image
+    assert torch.allclose(brighter, 1000 * image, rtol=1e-3, atol=float(1e-3 * brighter.abs().max()))
+
+
+def test_unplanned_lines_change_nothing(pipeline, patient):
+    lines = pipeline.population_plan(90).lines
+    noise = torch.randn_like(patient.kspace[0]) * ~lines
+    image = pipeline.reconstruct(patient.kspace[0], lines).image
+    assert torch.equal(pipeline.reconstruct(patient.kspace[0] + noise, lines).image, image)
+
+
+def test_everything_sampled_gives_the_truth_classically(patient):
+    image = Pipeline().reconstruct(patient.kspace, torch.ones(90, dtype=torch.bool)).image
+    inside = patient.image.abs() > 0.05
+    error = (image.abs() - patient.image.abs())[inside]
+    assert error.square().mean().sqrt() < 0.01
+
+
+def test_separate_calibration_is_used(patient):
+    lines = torch.zeros(90, dtype=torch.bool)
+    lines[::2] = True
+    calibration = patient.kspace[0] * Pipeline(acceleration=2).acs(90)
+    without = Pipeline(acceleration=2).reconstruct(patient.kspace[0], lines)
+    assert "no coil maps" in without.fallback
+    image = Pipeline(acceleration=2).reconstruct(patient.kspace[0], lines, calibration=calibration).image
+    assert metrics.psnr(image, patient.image[0]) > metrics.psnr(without.image, patient.image[0]) + 6
+
+
+def test_intermediate_results_are_there_when_asked_for(bundle, patient):
+    lines = Pipeline(bundle).population_plan(90).lines
+    result = Pipeline(bundle).reconstruct(patient.kspace[0], lines, intermediates=True)
+    assert {name: tuple(value.shape) for name, value in result.intermediates.items()} == {
+        "coil_maps": (1, 6, *SHAPE),
+        "x": (2, 1, *SHAPE),
+        "x_global": (2, 1, *SHAPE),
+        "map": (2, 1, *SHAPE),
+    }
+    assert torch.equal(result.intermediates["x"][-1, 0], result.image)
+
+
+def test_switched_off_detector_leaves_no_trace(bundle, patient):
+    pipeline = Pipeline(bundle, anomaly=False)
+    result = pipeline.reconstruct(patient.kspace[0], pipeline.population_plan(90).lines)
+    assert result.anomaly_map is None
+    assert result.score == ()
+    assert pipeline.plan(*_acs(pipeline, patient), SHAPE).score is None
+
+
+def test_an_empty_slice_gives_an_empty_image(patient):
+    result = Pipeline().reconstruct(torch.zeros_like(patient.kspace[0]), Pipeline().population_plan(90).lines)
+    assert not result.image.any()
+
+
+def test_bad_input_is_named(bundle, patient):
+    pipeline, lines = Pipeline(bundle), torch.ones(90, dtype=torch.bool)
+    broken = patient.kspace[0].clone()
+    broken[0, 3, 45] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        pipeline.reconstruct(broken, lines)
+    with pytest.raises(InputError, match=r"bool of shape \(90,\)"):
+        pipeline.reconstruct(patient.kspace[0], np.ones(90))
+    with pytest.raises(InputError, match="at least 4"):
+        pipeline.reconstruct(patient.kspace[0], torch.arange(90) % 2 == 0)
+    with pytest.raises(InputError, match="do not lie within 90"):
+        pipeline.plan(patient.kspace[0][..., :2], [89, 90], SHAPE)
+    with pytest.raises(InputError, match="is for 4×, but 8× was asked for"):
+        Pipeline(bundle, acceleration=8)
+    with pytest.raises(BundleError, match="no bundle 'brain-t9'"):
+        Pipeline("brain-t9")
