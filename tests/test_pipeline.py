@@ -85,7 +85,8 @@ def test_lines_may_be_told_by_mask_or_by_index_and_arrays_be_numpy(pipeline, pat
 
 def test_personal_plans_differ_between_patients_and_from_the_population(bundle, patient):
     pipeline = Pipeline(bundle)
-    plans = [pipeline.plan(*_acs(pipeline, patient, index), SHAPE) for index in range(2)]
+    other = simulate_patient(anatomy="brain", contrast="t1", slices=1, coils=6, shape=SHAPE, noise=0.003, seed=6)
+    plans = [pipeline.plan(*_acs(pipeline, each), SHAPE) for each in (patient, other)]
     assert not torch.equal(plans[0].lines, plans[1].lines)
     assert not torch.equal(plans[0].lines, pipeline.population_plan(90).lines)
     assert plans[0].score is not None
