@@ -17,6 +17,7 @@ from pass_recon.types import InputError
 from training.prepare.case_file import SUFFIX
 from training.prepare.jobs import Job, Outcome, do
 
+_ANSWER_SECONDS = 10.0  # within which a scheduler must answer
 _WAITING = 4  # jobs a worker may have waiting: enough to keep it busy, few enough to hold in memory
 
 
@@ -110,7 +111,7 @@ def _dask_client(scheduler: str, workers: int) -> Iterator[Any]:
         ) from error
     if scheduler:
         try:
-            client = Client(scheduler, timeout=20)
+            client = Client(scheduler, timeout=_ANSWER_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from error
         with client:

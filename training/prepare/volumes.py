@@ -223,7 +223,7 @@ def read_volume(path: Path, anatomy: str) -> Volume:
         file: Any = nibabel.load(path)
         turn = ornt_transform(io_orientation(file.affine), axcodes2ornt(("L", "P", "S")))
         file = file.as_reoriented(turn)
-        values = torch.from_numpy(np.array(file.dataobj, dtype=np.float32))
+        values = torch.from_numpy(np.asarray(file.dataobj).astype(np.float32))
         x, y, z = (float(size) for size in file.header.get_zooms()[:3])
     except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise InputError(f"{path.name} cannot be read: {error}") from error
@@ -245,8 +245,11 @@ def on_grid(volume: Volume, mask: Volume | None, shape: tuple[int, int]) -> Grid
     thickness = max(int(_SLICE_MM / volume.spacing[0] + 0.5), 1)
     pixel_mm = _wanted_pixel(volume.spacing[1:], shape)
     magnitude = _resampled(_slabs(volume.values, thickness), volume.spacing[1:], pixel_mm, shape).clamp(min=0)
-    # The brightest voxels are vessels and artefacts; they may exceed the threshold's reference, not the peak.
-    shown = magnitude > 0.15 * torch.quantile(magnitude[magnitude > 0].flatten()[:: _stride(magnitude)], 0.99)
+    some = magnitude[magnitude > 0]
+    if not len(some):
+        raise InputError("the volume is zero everywhere")
+    # Measured against the bright tissue, not against the few voxels of vessels and artefacts that are brighter still.
+    shown = magnitude > 0.15 * torch.quantile(some[:: _stride(some)], 0.99)
     kept = (shown.flatten(1).float().mean(1) >= _SHOWN).nonzero().flatten()
     if not len(kept):
         raise InputError("no slice of the volume shows anything")
