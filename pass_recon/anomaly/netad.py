@@ -276,7 +276,7 @@ class NetAD(nn.Module):
         return AnomalyLogits(pixel, level.transpose(0, 1), self._image_features(features))
 
     @torch.no_grad()
-    def remember(self, images: Iterable[Tensor], *, size: int = 512) -> None:
+    def remember(self, images: Iterable[Tensor], *, size: int = 256) -> None:
         """Add normal images, batches ``(b, ro, pe)``, to the memory; at most ``size`` tokens of each kind are kept."""
         for batch in images:
             features, letterbox = self._features(batch)
