@@ -24,7 +24,6 @@ from pass_recon.bundles.card import (
     DESCRIPTION,
     FORMAT,
     FORMAT_VERSION,
-    SHARED_FOLDER,
     WeightsFile,
     describe_file,
     entry_of,
@@ -153,7 +152,7 @@ def save_bundle(
     Raises
     ------
     BundleError
-        If something is there that may not be replaced, or the card holds an unknown name.
+        If something is there that may not be replaced, or the card's description is not plain, finite values.
     """
     folder = Path(folder)
     _check_target(folder, overwrite=overwrite)
@@ -164,18 +163,18 @@ def save_bundle(
         if part in shared:
             name = f"{part}-{describe_file(name, component, content).sha256[:12]}.safetensors"
         contents.append((describe_file(name, component, content, shared=part in shared), content))
-    card = _new_card(bundle, [file for file, _ in contents])
+    card = _written(_new_card(bundle, [file for file, _ in contents]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
     try:
         fresh = aside / "bundle"
-        fresh.mkdir()
+        fresh.mkdir()  # unlike what mkdtemp made, readable for others
         for file, content in contents:
             if file.shared:
                 _place_shared(file, content, folder, aside)
             else:
                 (fresh / file.name).write_bytes(content)
-        (fresh / CARD).write_text(json.dumps(card, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (fresh / CARD).write_text(card, encoding="utf-8")
         if folder.exists():
             folder.rename(aside / "replaced")
         fresh.rename(folder)
@@ -234,6 +233,13 @@ def _new_card(bundle: Bundle, files: list[WeightsFile]) -> dict[str, Any]:
     }
 
 
+def _written(card: dict[str, Any]) -> str:
+    try:
+        return json.dumps(card, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the card of {card['name']} cannot be written as JSON: {error}") from error
+
+
 def _place_shared(file: WeightsFile, content: bytes, folder: Path, aside: Path) -> None:
     """Put a file into the common folder; its name says its content, so one that is there already is the same."""
     target = file.path(folder)
@@ -284,6 +290,3 @@ def _netad(configuration: Any, weights: dict[str, Tensor], folder: Path) -> NetA
     if not isinstance(configuration, dict):
         raise BundleError(f"bundle {folder}: the configuration of netad must be a table, got {configuration!r}")
     return NetAD.restore(configuration, weights)
-
-
-__all__ = ["SHARED_FOLDER", "SHIPPED", "bundle_folder", "load_bundle", "save_bundle", "shipped_bundles"]

@@ -44,7 +44,7 @@ class UnetDenoiser(nn.Module):
         Pixels along each axis folded into the channels.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 48, 64), blocks: int = 1, patch: int = 2) -> None:
+    def __init__(self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2) -> None:
         super().__init__()
         self.network = MultiScale(channels, blocks, patch)
 

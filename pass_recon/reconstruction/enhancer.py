@@ -40,7 +40,7 @@ class GatedUnetEnhancer(nn.Module):
     ``G(a·x, map) = a·G(x, map)`` for every a > 0, as for ``UnetDenoiser``, whose parameters it shares.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 48, 64), blocks: int = 1, patch: int = 2) -> None:
+    def __init__(self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2) -> None:
         super().__init__()
         self.network = MultiScale(channels, blocks, patch, gated=True)
 
