@@ -53,12 +53,13 @@ def line_probabilities(logits: Tensor, acs: Tensor, budget: int, *, slope: float
     if count == pe:
         return torch.ones_like(logits)
     fraction = (budget - count) / (pe - count)
-    probability = torch.sigmoid(slope * logits.float())
+    # In double precision, since a sigmoid close to 0 or 1 keeps few digits of what tells lines apart.
+    probability = torch.sigmoid(slope * logits.double())
     mean = probability.masked_fill(acs, 0).sum(-1, keepdim=True) / (pe - count)
-    mean = mean.clamp(1e-6, 1 - 1e-6)
+    mean = mean.clamp(1e-14, 1 - 1e-14)
     fewer = probability * (fraction / mean)
     more = 1 - (1 - probability) * ((1 - fraction) / (1 - mean))
-    return torch.where(mean >= fraction, fewer, more).masked_fill(acs, 1)
+    return torch.where(mean >= fraction, fewer, more).masked_fill(acs, 1).float()
 
 
 def draw_lines(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -94,8 +95,8 @@ def resample_lines(logits: Tensor, pe: int, acs: Tensor | None = None) -> Tensor
     if pe == n:
         return logits
     known = torch.arange(n) if acs is None or bool(acs.all()) else (~acs).nonzero().flatten()
-    wanted = (torch.arange(pe) - pe // 2) * (n / pe) + n // 2
-    above = torch.searchsorted(known.double(), wanted.double()).clamp(max=len(known) - 1)
+    wanted = (torch.arange(pe).double() - pe // 2) * (n / pe) + n // 2
+    above = torch.searchsorted(known.double(), wanted).clamp(max=len(known) - 1)
     below = (above - 1).clamp(min=0)
     low, high = known[below], known[above]
     weight = ((wanted - low) / (high - low).clamp(min=1)).clamp(0, 1).to(logits)
