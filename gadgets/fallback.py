@@ -86,8 +86,10 @@ def acquired_plan(whole: SliceData, scan: Scan, pipeline: Pipeline, *, fallback:
 
 def reconstruct(whole: SliceData, scan: Scan, pipeline: Pipeline) -> tuple[Reconstruction | None, Failure | None]:
     """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too."""
+    data, calibration = (whole.kspace, whole.line_mask), whole.calibration
     try:
-        return _finite(pipeline.reconstruct(whole.kspace, whole.line_mask)), None
+        result = pipeline.reconstruct(*data, calibration=calibration, pixel_mm=whole.encoding.pixel_mm)
+        return _finite(result), None
     except Exception as error:  # noqa: BLE001, whatever a network does, there will be an image
         reason = _sentence("reconstruction failed", error)
     failure = Failure(f"{whole.key}: {reason}", "processing")
@@ -95,7 +97,7 @@ def reconstruct(whole: SliceData, scan: Scan, pipeline: Pipeline) -> tuple[Recon
         return None, failure
     for classical in (pipeline, Pipeline("classical", device="cpu", acceleration=scan.properties.acceleration)):
         try:
-            return _finite(classical.classical(whole.kspace, whole.line_mask, fallback=reason)), failure
+            return _finite(classical.classical(*data, calibration=calibration, fallback=reason)), failure
         except Exception as error:  # noqa: BLE001, a GPU that is out of memory is so for CG-SENSE too
             reason += f"; {_sentence('CG-SENSE failed', error)}"
     return None, Failure(f"{whole.key}: {reason}", "processing")

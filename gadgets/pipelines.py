@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
-_loaded: dict[tuple[str | None, str, float], Pipeline] = {}
+_loaded: dict[tuple[str | None, str, float, bool], Pipeline] = {}
 _loading = threading.Lock()
 
 
@@ -26,7 +26,7 @@ def pipeline_for(scan: Scan) -> Pipeline:
     BundleError
         If there is no such bundle.
     InputError
-        If there is no such device.
+        If there is no such device, or the bundle is for another acceleration.
     """
     return _load(scan.properties)
 
@@ -45,14 +45,14 @@ def warm_up(properties: Properties) -> None:
 def _load(properties: Properties) -> Pipeline:
     # There is no bundle yet that "auto" could choose.
     bundle = None if properties.bundle in ("auto", "classical") else properties.bundle
-    key = (bundle, _device(properties.device), properties.acceleration)
+    key = (bundle, _device(properties.device), properties.acceleration, properties.anomaly)
     with _loading:  # two sessions that start together must not load the same networks twice
         if key not in _loaded:
             started = time.perf_counter()
             from pass_recon.pipeline import Pipeline
 
-            _loaded[key] = Pipeline(key[0], device=key[1], acceleration=key[2])
-            _log.info("loaded %s on %s in %.1f s", key[0] or "classical", key[1], time.perf_counter() - started)
+            _loaded[key] = Pipeline(bundle, device=key[1], acceleration=key[2], anomaly=key[3])
+            _log.info("loaded %s on %s in %.1f s", bundle or "classical", key[1], time.perf_counter() - started)
         return _loaded[key]
 
 

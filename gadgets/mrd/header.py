@@ -66,6 +66,11 @@ class Encoding:
         """Readout samples once oversampling is removed."""
         return round(self.sampled_readout / self.oversampling)
 
+    @property
+    def pixel_mm(self) -> tuple[float, float]:
+        """Size of a pixel of the encoded grid, oversampling removed, along readout and phase encoding."""
+        return self.encoded_fov_mm[0] / self.oversampling / self.ro, self.encoded_fov_mm[1] / self.pe
+
     def line_of(self, step: int) -> int:
         """Line of the grid that belongs to an encoding step; outside 0 to pe − 1 for a step off the grid."""
         return step - self.centre_step + self.pe // 2

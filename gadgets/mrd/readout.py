@@ -85,9 +85,12 @@ class Readouts:
         finite = np.isfinite(data)
         if not finite.all():
             raise InputError(f"the line holds {data.size - int(finite.sum())} values that are NaN or infinite")
-        line = centred_line(acquisition, self._scan.encoding(acquisition.encoding_space_ref))
+        if self._noise:
+            # Before the oversampling goes, as in a chain of stock gadgets: the last digits then agree as well.
+            data = self._whiten(data, acquisition.sample_time_us)
+        line = centred_line(acquisition, data, self._scan.encoding(acquisition.encoding_space_ref))
         self._coils = coils
-        return self._whiten(line, acquisition.sample_time_us) if self._noise else line
+        return line
 
     def _whiten(self, line: Line, dwell_us: float) -> Line:
         try:
@@ -116,8 +119,17 @@ class Readouts:
         return matrix.numpy()
 
 
-def centred_line(acquisition: Acquisition, encoding: Encoding) -> Line:
+def centred_line(acquisition: Acquisition, data: Line, encoding: Encoding) -> Line:
     """Undo reversal, discarded samples, asymmetric echo and readout oversampling.
+
+    Parameters
+    ----------
+    acquisition
+        Says how the line was read.
+    data
+        ``(coils, samples)``, those of the acquisition or whitened.
+    encoding
+        The grid.
 
     Returns
     -------
@@ -130,7 +142,7 @@ def centred_line(acquisition: Acquisition, encoding: Encoding) -> Line:
     """
     samples, centre = acquisition.number_of_samples, _centre(acquisition, encoding)
     grid = _full_readout(samples, centre, encoding)
-    line = _without_discarded(acquisition)
+    line = _without_discarded(acquisition, data)
     reverse, symmetric = acquisition.is_flag_set(flags.ACQ_IS_REVERSE), centre == samples // 2
     if reverse:
         line = line[:, ::-1]
@@ -161,9 +173,8 @@ def _centred(transform: Callable[..., Any], line: Line) -> Line:
     return transformed.astype(np.complex64, copy=False)
 
 
-def _without_discarded(acquisition: Acquisition) -> Line:
+def _without_discarded(acquisition: Acquisition, line: Line) -> Line:
     before, after = acquisition.discard_pre, acquisition.discard_post
-    line: Line = acquisition.data
     if before or after:
         line = line.copy()
         line[:, :before] = 0

@@ -11,6 +11,7 @@ import torch
 from pass_recon.pipeline import Pipeline
 from pass_recon.types import Box, Reconstruction, SamplingPlan
 
+NAME = "pretended-4x"
 BOX = Box(4, 10, 6, 8, score=0.75, label="glioma")
 
 
@@ -25,10 +26,9 @@ class Detecting(Pipeline):
         Plans wait for this event.
     """
 
-    name = "pretended-4x"
-
     def __init__(self, *, fail: tuple[str, ...] = (), hold: threading.Event | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.name = NAME
         self.fail, self.hold = fail, hold
         self.planned: list[tuple[int, ...]] = []
 
@@ -44,19 +44,20 @@ class Detecting(Pipeline):
         order = tuple(lines.nonzero().flatten().flip(0).tolist())
         return SamplingPlan(lines, order, self.acceleration, "personal", score=0.5, bundle=self.name)
 
-    def reconstruct(self, kspace: Any, line_mask: Any) -> Reconstruction:
+    def reconstruct(self, kspace: Any, line_mask: Any, **kwargs: Any) -> Reconstruction:
         """CG-SENSE with a map beside it."""
         self._maybe_fail("reconstruct")
-        result = super().classical(kspace, line_mask)
+        self.pixel_mm = kwargs.pop("pixel_mm")
+        result = super().classical(kspace, line_mask, **kwargs)
         if "nan" in self.fail:
             result.image[3, 4] = torch.nan
         ramp = torch.linspace(0, 1, result.image.numel()).reshape(result.image.shape)
         return replace(result, anomaly_map=ramp, boxes=((BOX,),), score=(0.9,), bundle=self.name)
 
-    def classical(self, kspace: Any, line_mask: Any, *, fallback: str | None = None) -> Reconstruction:
+    def classical(self, kspace: Any, line_mask: Any, **kwargs: Any) -> Reconstruction:
         """As it is, unless it is to fail."""
         self._maybe_fail("classical")
-        return super().classical(kspace, line_mask, fallback=fallback)
+        return super().classical(kspace, line_mask, **kwargs)
 
     def _maybe_fail(self, call: str) -> None:
         if call in self.fail:

@@ -121,6 +121,31 @@ def test_without_fallback_there_is_only_the_failure(k):
     assert failure.severity == "processing"
 
 
+def test_separate_calibration_scan_gives_the_coil_maps(k):
+    from ismrmrd import constants as flags
+
+    from gadgets.acs_buffer import buffer_lines
+    from tests.gadgets.acquisitions import acquisition
+
+    the_scan = scan(calibration="separate")
+    # Another contrast: twice as bright. It may shape the coil maps, but nothing of it may get into the image.
+    calibration = [acquisition(2 * k[..., step], step, flags.ACQ_IS_PARALLEL_CALIBRATION) for step in range(12, 36)]
+    lines = lines_of(k, range(0, PE, 2))
+    image, _ = reconstruct(buffer_lines([*calibration, *lines], the_scan), the_scan, Pipeline())
+    assert "PASS_fallback" not in image.meta
+    assert image.meta["PASS_lines_used"] == f"{PE // 2} of {PE}"
+    truth = np.sqrt((np.abs(coil_images()) ** 2).sum(0))
+    found = np.abs(image.data[0, 0].T)
+    inside = truth > 0.05 * truth.max()
+    assert np.linalg.norm((found - truth)[inside]) < 0.15 * np.linalg.norm(truth)
+
+
+def test_pixel_size_goes_to_the_detector(k):
+    pipeline = Detecting()
+    images(k, pipeline)
+    assert pipeline.pixel_mm == (300 / RO, 300 / PE)
+
+
 def test_no_acs_still_gives_an_image(k):
     failure, image, _ = images(k, Pipeline(), steps=range(0, PE, 2))
     assert "no complete ACS" in failure.message

@@ -104,12 +104,12 @@ def test_plan_does_not_wait_for_a_reconstruction(port, monkeypatch):
     busy, release = threading.Event(), threading.Event()
 
     class Slow(Detecting):
-        def reconstruct(self, kspace, line_mask):
+        def reconstruct(self, *args, **kwargs):
             busy.set()
             assert release.wait(30)
-            return super().reconstruct(kspace, line_mask)
+            return super().reconstruct(*args, **kwargs)
 
-    monkeypatch.setitem(pipelines._loaded, ("slow", "cpu", 4.0), Slow())
+    monkeypatch.setitem(pipelines._loaded, ("slow", "cpu", 4.0, True), Slow())
     config = (
         '<configuration><property name="bundle" value="slow"/><property name="device" value="cpu"/></configuration>'
     )
@@ -131,7 +131,7 @@ def test_plan_does_not_wait_for_a_reconstruction(port, monkeypatch):
 
 def test_failed_network_is_told_at_the_end_and_images_come(port, monkeypatch):
     broken = Detecting(fail=("plan", "reconstruct"))
-    monkeypatch.setitem(pipelines._loaded, ("broken", "cpu", 4.0), broken)
+    monkeypatch.setitem(pipelines._loaded, ("broken", "cpu", 4.0, True), broken)
     config = (
         '<configuration><property name="bundle" value="broken"/><property name="device" value="cpu"/></configuration>'
     )
