@@ -232,6 +232,9 @@ def run_gadget(
     Does not return: the process exits with status 0, or with 1 if the peer was lost or the scan failed, which the log
     has said in one line.
     """
+    # Threads that spin while they wait for each other make torch 30 times slower where several gadgets, or the server,
+    # share the cores. OpenMP reads this when torch is imported, which a stage does later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
         succeeded = converse(guarded, prepare, forward=forward)
