@@ -44,19 +44,16 @@ def run(args: argparse.Namespace) -> int:
     from pass_recon_cli.configurations import packaged_configurations
 
     log_to_stderr(quiet=args.quiet)
-    # Whitening needs torch; imported now, its two seconds are not in the way of the first plan of the first scan.
-    import_module("pass_recon.physics.coils")
+
+    def ready(port: int) -> None:
+        # Whitening needs torch; imported now, its two seconds are not in the way of the first plan of the first scan.
+        import_module("pass_recon.physics.coils")
+        announce("serve", args.host, port)
 
     def serve_until(stop: threading.Event) -> None:
-        serve(
-            args.host,
-            args.port,
-            [*args.configs, packaged_configurations()],
-            args.allow_client_configs,
-            ready=lambda port: announce("serve", args.host, port),
-            stop=stop,
-            settings=Settings(stock_client=args.stock_client),
-        )
+        folders = [*args.configs, packaged_configurations()]
+        settings = Settings(stock_client=args.stock_client)
+        serve(args.host, args.port, folders, args.allow_client_configs, ready=ready, stop=stop, settings=settings)
 
     return run_until_signal(serve_until)
 
