@@ -18,7 +18,7 @@ from pass_recon.phantom.shapes import (
 )
 from pass_recon.phantom.tissues import Canvas, tissue_signals
 
-FIELD_OF_VIEW_MM = (162.0, 150.0)
+FIELD_OF_VIEW_MM = (162.0, 160.0)
 LEVELS_MM = (-15.0, 13.0)
 SLICE_MM = 3.3
 
@@ -85,8 +85,8 @@ def _paint_soft_tissue(canvas: Canvas, frame: Frame, draws: Draws) -> None:
     """Skin, subcutaneous fat with its septa, and muscles above and below the joint."""
     grid = canvas.grid
     soft = 1.3 * grid.pixel_mm
-    width = grid.spread(draws.uniform(54.0, 62.0)) + 0.0016 * (frame.readout + 5.0) ** 2
-    width = width - 0.03 * frame.readout
+    width = grid.spread(draws.uniform(53.0, 60.0)) + 0.0016 * (frame.readout + 5.0).clamp(-75.0, 75.0) ** 2
+    width = width - 0.03 * frame.readout.clamp(-75.0, 75.0)
     ring = torch.sqrt(frame.phase**2 + (1.05 * frame.level) ** 2)
     skin = width - ring + 1.2 * WaveField(draws, 50.0, 120.0).on(grid)
     fat = grid.spread(draws.uniform(4.5, 11.0)) + 1.5 * WaveField(draws, 35.0, 90.0).on(grid)

@@ -38,7 +38,7 @@ def loop_array(draws: Draws, coils: int, radii_mm: tuple[float, float], height_m
     index = torch.arange(coils, device=draws.device)
     ring, place = index % rings, index // rings
     per_ring = torch.bincount(ring, minlength=rings)[ring]
-    angle = 2.0 * math.pi * (place + 0.5 * ring) / per_ring + draws.uniform(0.0, 2.0 * math.pi, 1)
+    angle = 2.0 * math.pi * (place + ring / rings) / per_ring + draws.uniform(0.0, 2.0 * math.pi, 1)
     angle = angle + draws.normal(0.0, 0.25, coils) * (2.0 * math.pi / per_ring).clamp(max=1.0)
     level = height_mm * (ring - (rings - 1) / 2) + draws.normal(0.0, 0.12 * height_mm, coils)
     gap = draws.uniform(1.0, 1.25, coils)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pass_recon.phantom.draws import Draws
-from pass_recon.phantom.shapes import SliceGrid, WaveField, ellipsoid_distance, inside
+from pass_recon.phantom.shapes import SliceGrid, WaveField, ellipsoid_distance, grown, inside
 from pass_recon.phantom.tissues import Canvas
 from pass_recon.types import Box, InputError
 
 # Fewer pixels than this on a slice are not painted there: nobody could see or box them.
 _FEWEST_PIXELS = 5
 _SMALLEST_BOX = 6
+_FADES_WITHIN_MM = 4.0
 
 
 @dataclass(frozen=True)
@@ -239,34 +240,24 @@ class _Lesion:
         grid, part = canvas.grid, canvas.grid.only(slices)
         landmark = canvas.landmarks[kind.within[0]] + kind.within[1]
         rows, columns, slack = self._choose_centre(canvas, findings, kind, landmark)
-        low, high = kind.radii
-        radius = (low + (high - low) * self.size).clamp(min=1.8 * grid.pixel_mm)
-        away = ellipsoid_distance(
-            self._turned_offsets(part, rows, columns, grid.level[self.home]),
-            tuple(
-                part.spread(extent)
-                for extent in (
-                    (radius * kind.flatness * self.stretch[:, 0]).clamp(min=0.6 * grid.pixel_mm),
-                    radius * self.stretch[:, 1],
-                    torch.maximum(0.8 * radius, torch.full_like(radius, 0.6 * grid.slice_mm)),
-                )
-            ),
-        )
-        away = away + 0.13 * kind.flatness * part.spread(radius.clamp(max=9.0)) * self.wobble.on(part)
+        away = self._distance(kind, part, rows, columns, grid.level[self.home])
         core = torch.minimum(away, landmark[slices] + part.spread(slack))
         seen = ((core > 0.0).flatten(1).sum(1) >= _FEWEST_PIXELS)[:, None, None]
-        soft = 1.3 * grid.pixel_mm
-        strength = part.spread(self.strength) * seen
         masks = {kind.label: (core > 0.0) & seen}
         if kind.halo:
             limit = canvas.landmarks[kind.halo_within][slices]
-            halo = torch.minimum(away + kind.halo_mm, limit)
-            canvas.paint(kind.halo, 0.85 * strength * inside(halo - 1.0, 4.0), slices=slices)
-            around = (halo > 1.0) & seen
+            around = (torch.minimum(away + kind.halo_mm - 1.0, limit) > 0.0) & seen
             if kind.halo_label:
                 masks[kind.halo_label] = around & ~masks[kind.label]
             else:
                 masks[kind.label] = masks[kind.label] | around
+        # Where the lesion only grazes a slice, it would leave a shadow that no mask covers.
+        near = grown(torch.stack(list(masks.values())).any(0), 1 + int(_FADES_WITHIN_MM / grid.pixel_mm))
+        strength = part.spread(self.strength) * near
+        soft = 1.3 * grid.pixel_mm
+        if kind.halo:
+            cover = inside(away + kind.halo_mm - 1.0, 4.0) * inside(limit, soft)
+            canvas.paint(kind.halo, 0.85 * strength * cover, slices=slices)
         canvas.paint(kind.tissue, strength * inside(core, soft), slices=slices)
         if kind.inner:
             canvas.paint(kind.inner, strength * inside(core - kind.inner_from, 1.5 * soft), slices=slices)
@@ -277,6 +268,17 @@ class _Lesion:
             everywhere = torch.zeros_like(findings.masks)
             everywhere[slices] = mask
             findings.add(everywhere, kind, label)
+
+    def _distance(self, kind: LesionKind, part: SliceGrid, rows: Tensor, columns: Tensor, levels: Tensor) -> Tensor:
+        """Signed distance to the surface of the lesion, positive inside: a turned ellipsoid with an uneven surface."""
+        low, high = kind.radii
+        radius = (low + (high - low) * self.size).clamp(min=1.8 * part.pixel_mm)
+        thickness = (radius * kind.flatness * self.stretch[:, 0]).clamp(min=0.6 * part.pixel_mm)
+        height = (0.8 * radius).clamp(min=0.6 * part.slice_mm)
+        radii = tuple(part.spread(extent) for extent in (thickness, radius * self.stretch[:, 1], height))
+        away = ellipsoid_distance(self._turned_offsets(part, rows, columns, levels), radii)
+        # Higher waves on a larger lesion would tear pieces off.
+        return away + 0.13 * kind.flatness * part.spread(radius.clamp(max=9.0)) * self.wobble.on(part)
 
     def _choose_centre(
         self, canvas: Canvas, findings: Findings, kind: LesionKind, landmark: Tensor

@@ -230,3 +230,11 @@ def soft_minimum(first: Tensor, second: Tensor, width: float) -> Tensor:
 def soft_maximum(first: Tensor, second: Tensor, width: float) -> Tensor:
     """The larger of two distances with the edge between them rounded over ``width`` mm."""
     return -soft_minimum(-first, -second, width)
+
+
+def grown(masks: Tensor, pixels: int) -> Tensor:
+    """``(batch, ro, pe)`` bool masks grown by a square of so many pixels to each side."""
+    wide = masks.to(torch.float32)
+    for kernel, padding in (((2 * pixels + 1, 1), (pixels, 0)), ((1, 2 * pixels + 1), (0, pixels))):
+        wide = torch.nn.functional.max_pool2d(wide, kernel, 1, padding)
+    return wide > 0.0
