@@ -83,9 +83,9 @@ def scan_order(file: ScanFile, acceleration: float) -> ScanOrder:
     Raises
     ------
     InputError
-        If the scan is not one that a closed loop can run.
+        If the scan is not one that a closed loop can run, or the acceleration is below 1.
     """
-    scan = Scan(file.header_xml, Properties(acceleration=acceleration))
+    scan = Scan(file.header_xml, Properties.from_text({"acceleration": str(acceleration)}))
     preparation: list[int] = []
     slices: dict[SliceKey, SliceLines] = {}
     for number, head in enumerate(file.heads):

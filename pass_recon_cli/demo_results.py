@@ -17,6 +17,7 @@ STAGES = {
     "planning": "choosing the lines",
     "coil maps": "estimating coil sensitivities",
     "image": "solving for the image",
+    "detection": "looking for anomalies in the image",
     "line→image": "last line sent to magnitude received",
     "overlay": "magnitude received to overlay received",
 }
@@ -134,6 +135,7 @@ def _latencies(record: SliceRecord, report: ScanReport, image: Any, plan: Any) -
         told(plan, "plan"),
         told(image, "coil_maps"),
         told(image, "reconstruction"),
+        told(image, "detection"),
         magnitude - record.last_planned,
         arrival(mrd.OVERLAY_SERIES) - magnitude,
     )

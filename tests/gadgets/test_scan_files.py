@@ -228,6 +228,11 @@ class TestScanOrder:
         with ScanFile(file) as source, pytest.raises(InputError, match=sentence):
             scan_order(source, 4)
 
+    @pytest.mark.parametrize("acceleration", [0.0, -4.0, float("nan")])
+    def test_impossible_acceleration(self, path, acceleration):
+        with ScanFile(path) as source, pytest.raises(InputError, match="'acceleration' must be a number of at least 1"):
+            scan_order(source, acceleration)
+
     def test_acs_lines_that_are_not_there(self, path, tmp_path):
         file = tmp_path / "x.h5"
         shutil.copy(path, file)
