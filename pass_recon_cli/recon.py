@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
         return 1
     if not args.quiet:
-        sys.stdout.write(f"{output.images} images in {args.outfile}:/{group}\n")
+        sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
     return 1 if failures else 0
 
 

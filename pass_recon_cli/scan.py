@@ -98,7 +98,9 @@ def scan_with_progress(scan: Any, source: Any, outfile: Any, settings: Any, *, q
 
 def summary(report: ScanReport, outfile: str, group: str) -> str:
     """What came of the scan, one line and one more for each slice of a closed loop."""
-    lines = [f"{report.sent} acquisitions sent, {report.images} images in {outfile}:/{group}, {report.seconds:.1f} s"]
+    lines = [
+        f"{report.sent} acquisitions sent, {report.images} images in {outfile}:/{group.strip('/')}, {report.seconds:.1f} s"
+    ]
     for record in report.slices:
         if record.plan is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import h5py
@@ -14,6 +15,7 @@ from gadgets.scan_file import ScanFile
 from gadgets.scanner import ScanSettings, scan
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range, line_budget
 from pass_recon.types import InputError
+from pass_recon_cli.main import main
 from tests.gadgets.fake_server import FakeServer, plan_image
 from tests.gadgets.scans import patient_file
 
@@ -243,3 +245,62 @@ def test_no_server_is_a_sentence(patient, tmp_path):
     with ScanFile(patient) as source, pytest.raises(ConnectionError, match=r"no server answers at 127\.0\.0\.1:1 "):
         scan(source, tmp_path / "out.h5", ScanSettings(address="127.0.0.1", port=1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_scan_keeps_whole_images(patient, tmp_path):
+    def progress(sent, total):
+        assert total == 1 + 3 * (PE // 4)
+        if sent == 45:
+            time.sleep(0.2)  # for the first image to arrive
+            raise KeyboardInterrupt
+
+    with FakeServer(every_other_edge, acs=len(ACS)) as server, ScanFile(patient) as source:
+        settings = ScanSettings("127.0.0.1", server.port, group="run", closed_loop=True)
+        with pytest.raises(KeyboardInterrupt):
+            scan(source, tmp_path / "out.h5", settings, progress=progress)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert 0 in file["run/image_1/header"]["slice"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+
+class TestCommand:
+    """`pass-recon scan`, with the flags of the stock client."""
+
+    def test_closed_loop(self, patient, tmp_path, capsys):
+        out = tmp_path / "out.h5"
+        with FakeServer(every_other_edge, acs=len(ACS)) as server:
+            flags = ["-a", "127.0.0.1", "-p", str(server.port), "-f", str(patient), "-o", str(out), "-c", "x.xml"]
+            assert main(["scan", *flags, "-G", "/mine", "-g", "/dataset", "--closed-loop", "--tr", "0.5"]) == 0
+        assert server.config is not None
+        assert server.config.item == "x.xml"
+        said = capsys.readouterr()
+        assert f"49 acquisitions sent, 6 images in {out}:/mine" in said.out
+        assert said.out.count("16 lines, personal, plan after") == 3
+        with h5py.File(out) as file:
+            assert set(file["mine"]) == {"image_1", "image_1000"}
+
+    def test_default_group_is_the_time_as_with_the_stock_client(self, patient, tmp_path):
+        with FakeServer() as server:
+            where = ["-a", "127.0.0.1", "-p", str(server.port)]
+            assert main(["scan", "-q", *where, "-f", str(patient), "-o", str(tmp_path / "out.h5")]) == 0
+        assert server.config is not None
+        assert server.config.item == "default.xml"
+        with h5py.File(tmp_path / "out.h5") as file:
+            (group,) = file
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", group)
+
+    def test_errors_are_told_and_decide_the_exit_code(self, patient, tmp_path, capsys):
+        def misbehave(channel, count):
+            if count == 5:
+                channel.send(wire.text("[gadget] ERROR: out of memory"))
+                channel.send(wire.error("[gadget] ERROR: out of memory"))
+
+        with FakeServer(misbehave=misbehave) as server:
+            where = ["-a", "127.0.0.1", "-p", str(server.port)]
+            assert main(["scan", "-q", *where, "-f", str(patient), "-o", str(tmp_path / "out.h5")]) == 1
+        assert capsys.readouterr().err == "pass-recon scan: [gadget] ERROR: out of memory\n"
+        assert (tmp_path / "out.h5").exists()
+
+    def test_missing_local_configuration(self, patient, tmp_path, capsys):
+        assert main(["scan", "-f", str(patient), "-C", str(tmp_path / "mine.xml")]) == 1
+        assert "No such file or directory: " in capsys.readouterr().err
