@@ -98,9 +98,8 @@ def scan_with_progress(scan: Any, source: Any, outfile: Any, settings: Any, *, q
 
 def summary(report: ScanReport, outfile: str, group: str) -> str:
     """What came of the scan, one line and one more for each slice of a closed loop."""
-    lines = [
-        f"{report.sent} acquisitions sent, {report.images} images in {outfile}:/{group.strip('/')}, {report.seconds:.1f} s"
-    ]
+    where = f"{outfile}:/{group.strip('/')}"
+    lines = [f"{report.sent} acquisitions sent, {report.images} images in {where}, {report.seconds:.1f} s"]
     for record in report.slices:
         if record.plan is None:
             continue
