@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pass_recon.config import NetworkConfig, ReconstructorConfig
+from pass_recon.config import NetworkConfig, ReconstructorConfig, SamplerConfig
 from pass_recon.physics.encoding import SenseOperator
 from pass_recon.physics.fourier import fft2c
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
-from pass_recon.sampling.lines import acs_mask
+from pass_recon.sampling.lines import acs_mask, select_lines
+from pass_recon.sampling.personal import LineSampler
 from pass_recon.sampling.population import PopulationLogits, draw_lines, line_probabilities, straight_through
 from pass_recon.types import InputError
 from tests.reconstruction.conftest import OURS, PUBLISHED, TINY, Problem, bright, problem, reconstructor
@@ -247,6 +248,23 @@ def test_stage_one_trains_logits_and_reconstructor_and_not_the_detector():
     assert torch.equal(population.logits.grad[acs], torch.zeros(4))
     assert (population.logits.grad[~acs] != 0).all()
     assert detector.grad is None
+
+
+def test_stage_two_trains_the_as_network_alone():
+    case, network = problem(shape=(24, 20)), reconstructor(OURS).requires_grad_(False)
+    personal = NetworkConfig("line_network", {"channels": 4, "hidden": 8, "layers": 1})
+    sampler, acs = LineSampler(SamplerConfig(lines=20, personal=personal, acs_fraction=0.2)), acs_mask(20, 4)
+    torch.nn.init.normal_(sampler.personal.leave.weight)
+    kspace = fft2c(case.coil_maps * case.image[:, None])
+    glimpse = SenseOperator(case.coil_maps, acs).adjoint(kspace)
+    logits = sampler(glimpse, bright(glimpse))
+    lines = select_lines(logits.detach(), acs, 8)
+    weights = straight_through(lines, line_probabilities(logits, acs, 8))
+    image, _ = network(kspace, case.coil_maps, weights, anomaly=bright)
+    (image - case.image).abs().square().mean().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in sampler.personal.parameters())
+    assert sampler.population.logits.grad is None
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_real_weights_of_zero_and_one_are_a_mask():
