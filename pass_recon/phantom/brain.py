@@ -73,11 +73,11 @@ def _pial_distance(
     sheet, leaning = _sulcal_sheets(frame, draws, grid, surface)
     reach = 16.0 + 5.0 * WaveField(draws, 25.0, 60.0).on(grid)
     # Less deep on the inner side of the hemisphere.
-    reach = torch.where(fissure < depth, 0.6 * reach, reach)
+    reach = torch.where(fissure < depth, 0.5 * reach, reach)
     beyond = (surface - reach).clamp(min=0.0)
     # Sulci are wide open at the surface, and closed here and there: grey matter touching grey matter.
     opening = 0.55 + 0.55 * WaveField(draws, 16.0, 45.0).on(grid)
-    width = (0.25 + 0.65 * atrophy) * (opening + 1.6 * torch.exp(-surface.clamp(min=0.0) / 4.0))
+    width = (0.25 + 0.65 * atrophy) * (opening + 1.6 * torch.exp(-depth.clamp(min=0.0) / 4.0))
     sulcus = torch.sqrt(sheet**2 + beyond**2) - width
     sylvian = _sylvian_distance(frame, draws, grid) - 0.8 - 1.2 * atrophy
     pia = torch.minimum(soft_minimum(sulcus, depth - 0.8 * atrophy, 2.5), torch.minimum(fissure - 0.7, sylvian))
