@@ -29,8 +29,11 @@ SAMPLE_TIME_US = 5.0
 REPETITION_TIME_MS = {"t1": 600.0, "flair": 9000.0, "pd": 2500.0}
 ECHO_TIME_MS = {"t1": 10.0, "flair": 90.0, "pd": 30.0}
 TICK_MS = 2.5  # of acquisition_time_stamp, as MRD counts it
-# (read, phase) in patient coordinates (left, posterior, superior): axial for the brain, coronal for the knee.
-DIRECTIONS = {"brain": ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)), "knee": ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0))}
+# Read, phase, and where slice numbers grow, in patient coordinates (left, posterior, superior).
+DIRECTIONS = {
+    "brain": ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),  # axial, upwards
+    "knee": ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)),  # coronal, towards the front
+}
 
 
 class Patient(Protocol):
@@ -247,15 +250,14 @@ def _noise_acquisition(patient: Patient) -> ismrmrd.Acquisition:
 
 def _fill_header(acquisition: ismrmrd.Acquisition, patient: Patient, slice_index: int) -> None:
     slices = len(patient.kspace)
-    read, phase = (np.array(direction) for direction in DIRECTIONS[patient.anatomy])
-    normal = np.cross(read, phase)
+    read, phase, step = (np.array(direction) for direction in DIRECTIONS[patient.anatomy])
     acquisition.idx.slice = slice_index
     acquisition.center_sample = acquisition.number_of_samples // 2
     acquisition.sample_time_us = SAMPLE_TIME_US
     acquisition.read_dir[:] = tuple(read)
     acquisition.phase_dir[:] = tuple(phase)
-    acquisition.slice_dir[:] = tuple(normal)
-    acquisition.position[:] = tuple(normal * (slice_index - (slices - 1) / 2) * patient.slice_mm)
+    acquisition.slice_dir[:] = tuple(np.cross(read, phase))
+    acquisition.position[:] = tuple(step * (slice_index - (slices - 1) / 2) * patient.slice_mm)
     for coil in range(acquisition.active_channels):
         acquisition.setChannelActive(coil)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -79,11 +80,11 @@ class TestServers:
         assert "Traceback" not in said
 
     def test_port_in_use(self, tmp_path):
-        with LocalProcess("serve", "--port", "0", log=tmp_path / "log") as first:
-            port = str(first.port())
-            second = LocalProcess("serve", "--port", port, log=tmp_path / "second")
-            with second, pytest.raises(OSError, match=f"serve did not start: .*cannot listen on 127.0.0.1:{port}"):
-                second.port()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            server = LocalProcess("serve", "--port", port, log=tmp_path / "log")
+            with server, pytest.raises(OSError, match=f"serve did not start: .*cannot listen on .*:{port}"):
+                server.port()
 
     def test_configurations_are_found(self):
         assert {path.name for path in packaged_configurations().glob("*.xml")} >= {

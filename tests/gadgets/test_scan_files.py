@@ -83,9 +83,10 @@ class TestPatientFile:
         frame = np.stack([heads[name][0] for name in ("read_dir", "phase_dir", "slice_dir")])
         np.testing.assert_allclose(frame @ frame.T, np.eye(3), atol=1e-6)
         assert np.linalg.det(frame) == pytest.approx(1.0)
-        positions = {int(h["idx"]["slice"]): h["position"] @ h["slice_dir"] for h in heads}
-        steps = np.diff([positions[i] for i in range(3)])
-        np.testing.assert_allclose(steps, patient.slice_mm, rtol=1e-6)
+        positions = np.stack([heads["position"][heads["idx"]["slice"] == index][0] for index in range(3)])
+        # Axial slices, counted from the neck upwards; the patient's left is on the image's right.
+        np.testing.assert_allclose(np.diff(positions, axis=0), [[0, 0, patient.slice_mm]] * 2, atol=1e-6)
+        np.testing.assert_array_equal(frame[:2], [[0, 1, 0], [1, 0, 0]])
 
     def test_removing_the_oversampling_gives_the_kspace_back(self, path, patient):
         wide = torch.zeros(3, 4, 96, 64, dtype=torch.complex64)
