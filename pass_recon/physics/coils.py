@@ -166,8 +166,8 @@ def espirit_maps(
     threshold
         Kernels with a singular value below ``threshold`` times the largest are noise (sigpy 0.02, BART 0.032).
     crop
-        Maps are zero where the eigenvalue is not above this. 0.95 as in sigpy: the 0.8 of BART keeps more air around the
-        object, and the more pixels there are to explain the lines by, the worse CG-SENSE separates them.
+        Maps are zero where the eigenvalue is not above this. 0.95 as in sigpy: the 0.8 of BART keeps more air around
+        the object, and the more pixels there are to explain the lines by, the worse CG-SENSE separates them.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def espirit_maps(
     Raises
     ------
     InputError
-        If the region exceeds the grid or is not finite, or if there are more sets than coils.
+        If the region exceeds the grid or is not finite, if an axis is missing, or if there are more sets than coils.
 
     References
     ----------
@@ -189,6 +189,8 @@ def espirit_maps(
     H(q) holds only spatial frequencies below k, so that it is computed on a grid of (2k − 1)² pixels and interpolated
     exactly; its first eigenvectors come from a Chebyshev filter instead of a decomposition of every pixel.
     """
+    if kspace.ndim < 3:
+        raise InputError(f"k-space must be (..., coils, ro, pe), got shape {tuple(kspace.shape)}")
     width = (calibration_width,) * 2 if isinstance(calibration_width, int) else tuple(calibration_width)
     batch, (coils, *shape) = kspace.shape[:-3], kspace.shape[-3:]
     if min(width) < 1 or width[0] > shape[0] or width[1] > shape[1]:
@@ -274,12 +276,19 @@ def _leading_pairs(covariance: Tensor, sets: int) -> tuple[Tensor, Tensor]:
         vector = _filtered(covariance, _strongest_column(covariance))
         norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         vector = vector / torch.where(norm > 0, norm, 1)
-        value = (vector.conj() * _apply(covariance, vector)).sum(1, keepdim=True).real
+        applied = _apply(covariance, vector)
+        value = (vector.conj() * applied).sum(1, keepdim=True).real
         vectors.append(vector)
         values.append(value)
         if len(vectors) < sets:
-            covariance = covariance - (value * vector)[:, :, None] * vector.conj()[:, None]
+            covariance = _without(covariance, vector, applied, value)
     return torch.stack(vectors, 1), torch.stack(values, 1)
+
+
+def _without(covariance: Tensor, vector: Tensor, applied: Tensor, value: Tensor) -> Tensor:
+    """(1 - v vᴴ) H (1 - v vᴴ): orthogonal to v even where two equal eigenvalues leave v no eigenvector."""
+    rest = applied - value * vector
+    return covariance - vector[:, :, None] * applied.conj()[:, None] - rest[:, :, None] * vector.conj()[:, None]
 
 
 def _filtered(covariance: Tensor, vector: Tensor) -> Tensor:
