@@ -126,7 +126,10 @@ class Stubborn:
 @pytest.mark.slow
 def test_a_case_that_kills_its_workers_does_not_end_the_others_work(tmp_path):
     outcomes = run_jobs([Stubborn(), *(PatientJob(number, SMALL) for number in range(3))], tmp_path, workers=2)
-    assert [outcome.fate for outcome in outcomes] == ["skipped", "written", "written", "written"]
+    assert outcomes[0].fate == "skipped"
+    # Kept, if the worker died before it could say that it had written the case.
+    assert all(outcome.fate in ("written", "kept") for outcome in outcomes[1:])
+    assert len(list(tmp_path.glob("*.h5"))) == 3
     assert "KilledWorker" in outcomes[0].reason
 
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from training.prepare.case_file import SUFFIX
 from training.prepare.jobs import Job, Outcome, do
 
 _ANSWER_SECONDS = 10.0  # within which a scheduler must answer
-_WAITING = 4  # jobs a worker may have waiting: enough to keep it busy, few enough to hold in memory
 
 
 def run_jobs(
@@ -82,28 +81,37 @@ def _on_cluster(client: Any, jobs: Sequence[Job], folder: str) -> Iterator[Outco
 
     waiting = iter(jobs)
     crew = max(len(client.scheduler_info()["workers"]), 1)
-    submit = partial(client.submit, do, folder=folder, pure=False)
-    names: dict[str, str] = {}
+    under_way: dict[str, Job] = {}
+    suspects: list[Job] = []
 
     def started(job: Job) -> Any:
-        future = submit(job)
-        names[future.key] = job.name
+        future = client.submit(do, job, folder=folder, pure=False)
+        under_way[future.key] = job
         return future
 
-    running = as_completed([started(job) for job, _ in zip(waiting, range(_WAITING * crew), strict=False)])
-    for future in running:
-        name = names.pop(future.key)
-        error = future.exception()
-        # A worker that died several times on the same case, of memory for example, must not end the others' work.
-        yield future.result() if error is None else Outcome(name, "skipped", f"{type(error).__name__}: {error}")
+    first = [started(job) for job in islice(waiting, crew)]
+    # Results are fetched at once: a worker that dies later would take them with it.
+    running = as_completed(first, with_results=True, raise_errors=False)
+    for future, result in running:
+        job = under_way.pop(future.key)
+        if future.status == "finished":
+            yield result
+        else:
+            suspects.append(job)
         following = next(waiting, None)
         if following is not None:
             running.add(started(following))
+    for job in suspects:
+        # Workers died under it, of memory for example; or under another that they had at the same time. Alone it shows.
+        future = started(job)
+        error = future.exception()
+        yield future.result() if error is None else Outcome(job.name, "skipped", f"{type(error).__name__}: {error}")
 
 
 @contextmanager
 def _dask_client(scheduler: str, workers: int) -> Iterator[Any]:
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise InputError(
@@ -118,6 +126,8 @@ def _dask_client(scheduler: str, workers: int) -> Iterator[Any]:
             yield client
         return
     with (
+        # A case under which a process died is tried once more, alone, and not by one process after the other.
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         tempfile.TemporaryDirectory() as scratch,
         LocalCluster(
             n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, local_directory=scratch
