@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,8 +10,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pass_recon.types import InputError
-
-_LAST_TWO = (-2, -1)
 
 
 def as_complex(x: Tensor) -> Tensor:
@@ -46,12 +45,12 @@ def fft2c(x: Tensor) -> Tensor:
     -------
     ``(..., ro, pe)`` complex.
     """
-    return _centred(torch.fft.fft2, x)
+    return _centred(torch.fft.fft2, x, 1)
 
 
 def ifft2c(x: Tensor) -> Tensor:
     """Inverse and adjoint of `fft2c`: ``(..., ro, pe)`` k-space to ``(..., ro, pe)`` image."""
-    return _centred(torch.fft.ifft2, x)
+    return _centred(torch.fft.ifft2, x, -1)
 
 
 def fft1c(x: Tensor, dim: int) -> Tensor:
@@ -96,19 +95,19 @@ def resize_centre(x: Tensor, shape: Sequence[int]) -> Tensor:
     return pad(x, before_and_after) if any(before_and_after) else x
 
 
-def _centred(transform: Callable[..., Tensor], x: Tensor) -> Tensor:
+def _centred(transform: Callable[..., Tensor], x: Tensor, sign: int) -> Tensor:
+    # A shift before a Fourier transform is a phase after it, and the other way round. Two phases read and write the
+    # coil images twice, the usual four rolls (two axes, before and after) four times.
     x = as_complex(x)
-    if x.shape[-2] % 2 or x.shape[-1] % 2:
-        x = transform(torch.fft.ifftshift(x, dim=_LAST_TWO), norm="ortho")
-        return torch.fft.fftshift(x, dim=_LAST_TWO)
-    # For even sizes a shift by half the grid is a change of signs on the other side of the transform, which reads
-    # and writes the coil images once where the two shifts do so twice.
-    signs = _checkerboard(x)
-    origin = sum(n // 2 for n in x.shape[-2:])
-    return transform(x * signs, norm="ortho") * (-signs if origin % 2 else signs)
+    ro, pe = x.shape[-2:]
+    before = _phases(ro, 0, sign, x)[:, None] * _phases(pe, 0, sign, x)
+    after = _phases(ro, ro // 2, sign, x)[:, None] * _phases(pe, pe // 2, sign, x)
+    return transform(x * before, norm="ortho") * after
 
 
-def _checkerboard(x: Tensor) -> Tensor:
-    """``(ro, pe)`` real: 1 where the two indices add up to an even number, −1 elsewhere."""
-    rows, columns = (torch.arange(n, device=x.device) for n in x.shape[-2:])
-    return (1 - 2 * ((rows[:, None] + columns) % 2)).to(x.real.dtype)
+def _phases(size: int, origin: int, sign: int, like: Tensor) -> Tensor:
+    """``(size,)``: exp(± 2πi c (j - origin) / size) with c = size // 2; plus and minus ones for even sizes."""
+    # The remainder is taken of whole numbers, so that no precision is lost in large angles.
+    steps = (size // 2 * (torch.arange(size, device=like.device) - origin)) % size
+    angles = steps.to(torch.float64) * (sign * 2 * math.pi / size)
+    return torch.polar(torch.ones_like(angles), angles).to(like.dtype)

@@ -1,0 +1,38 @@
+"""``python -m tests.benchmarks [module ...]``: each timing as a ratio to a peer measured in the same run.
+
+A module of this package joins in by a function ``benchmarks()`` that yields `Benchmark`; named modules run alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Threads that spin while they wait take the core from whoever they wait for, once there are more of them than cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import importlib
+import pkgutil
+
+import torch
+
+import tests.benchmarks
+from tests.benchmarks.timing import measure
+
+
+def main(names: list[str]) -> None:
+    """Print a row for each benchmark as soon as it is measured."""
+    print(f"{torch.get_num_threads()} threads; ratio below 1: faster than the peer")
+    print(f"{'work':60s} {'ms':>9s} {'peer ms':>9s} {'ratio':>7s}  peer")
+    for name in names or [module.name for module in pkgutil.iter_modules(tests.benchmarks.__path__)]:
+        if name == "__main__":
+            continue
+        module = importlib.import_module(f"tests.benchmarks.{name}")
+        for benchmark in getattr(module, "benchmarks", tuple)():
+            timing = measure(benchmark)
+            row = f"{benchmark.name:60s} {timing.ours * 1e3:9.1f} {timing.peer * 1e3:9.1f} {timing.ratio:7.3f}"
+            print(f"{row}  {benchmark.peer_name}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
