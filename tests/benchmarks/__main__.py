@@ -25,7 +25,7 @@ def main(names: list[str]) -> None:
     print(f"{torch.get_num_threads()} threads; ratio below 1: faster than the peer")
     print(f"{'work':60s} {'ms':>9s} {'peer ms':>9s} {'ratio':>7s}  peer")
     for name in names or [module.name for module in pkgutil.iter_modules(tests.benchmarks.__path__)]:
-        if name == "__main__":
+        if name == "__main__" or name.startswith("test_"):
             continue
         module = importlib.import_module(f"tests.benchmarks.{name}")
         for benchmark in getattr(module, "benchmarks", tuple)():
