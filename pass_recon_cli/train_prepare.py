@@ -80,6 +80,7 @@ def _add_simulation_options(group: Any) -> None:
     group.add_argument(
         "--healthy", type=float, default=0.3, metavar="FRACTION", help="patients without lesions; default: %(default)s"
     )
+    group.add_argument("--paint", type=int, default=0, metavar="N", help="simulated lesions to paint into each volume")
     group.add_argument(
         "--lesion-label",
         default="Nonspecific white matter lesion",
@@ -166,6 +167,7 @@ def _nifti_jobs(args: argparse.Namespace) -> list[Job]:
         coils=args.coils,
         noise=args.noise,
         lesion_label=args.lesion_label,
+        painted=args.paint,
         seed=args.seed,
     )
     return list(find_volumes(args.nifti, settings))

@@ -124,8 +124,8 @@ def label_colours(tiles: Sequence[Tile]) -> dict[str, str]:
 
 
 def _draw_tile(axes: Any, tile: Tile, colours: dict[str, str]) -> None:
-    # The brightest half percent is scalp and vessels; the brain should not be dark because of them.
-    bright = float(np.quantile(tile.image, 0.995)) or float(tile.image.max()) or 1.0
+    # The brightest pixels are scalp and vessels; the brain should not be dark because of them.
+    bright = float(np.quantile(tile.image, 0.985)) or float(tile.image.max()) or 1.0
     axes.imshow(tile.image, cmap="gray", vmin=0, vmax=bright, interpolation="antialiased", aspect="equal")
     axes.set_axis_off()
     axes.text(0.01, 1.02, tile.title, color=_INK, fontsize=6, transform=axes.transAxes, va="bottom")

@@ -14,7 +14,8 @@ from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, MANY_COILS, NORMAL
 from tests.training.fastmri_files import KNEE
 from training.dataset import SliceDataset, collate
-from training.prepare.case_file import CaseFile
+from training.prepare.case_file import CaseFile, CaseInfo, CaseShape, SliceArrays, SliceRecord, writing_case
+from training.prepare.manifest import SplitSettings, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,16 @@ def test_nothing_that_fits_is_said(simulated):
 @pytest.mark.slow
 def test_reading_is_never_the_bottleneck(tmp_path):
     """At least 50 slices a second of 320×320 with 12 coils, from two workers."""
-    arguments = ["train", "prepare", "--simulated", "10", "--slices", "16", "-o", str(tmp_path)]
-    assert main(arguments) == 0
+    shape = CaseShape(16, 12, 320, 320)
+    for number in range(10):
+        info = CaseInfo(f"case{number}", "simulated", "", f"patient{number}", "brain", "t1")
+        with writing_case(tmp_path / f"case{number}.h5", shape, measured=False, lesion_masks=True) as case:
+            for index in range(shape.slices):
+                image, *maps = torch.randn(13, 320, 320, dtype=torch.complex64)
+                mask = torch.zeros(320, 320, dtype=torch.bool)
+                case.put(index, SliceArrays(image, torch.stack(maps), lesion_mask=mask), SliceRecord())
+            case.finish(info)
+    write_manifest(tmp_path, SplitSettings())
     slices = SliceDataset(tmp_path)
     batches = iter(DataLoader(slices, batch_size=4, shuffle=True, num_workers=2, collate_fn=collate))
     next(batches)

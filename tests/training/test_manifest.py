@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from pass_recon.types import InputError
+from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, NORMAL, SAME_PATIENT
 from training.prepare.manifest import SplitSettings, assign_splits, pick_few_shot, read_manifest, write_manifest
 
@@ -59,6 +60,17 @@ def test_one_patient_is_in_one_split(prepared):
     assert prepared.case(ANNOTATED.name)["patient_id"] == prepared.case(SAME_PATIENT.name)["patient_id"]
     assert len(by_patient) == 4
     assert set.union(*by_patient.values()) == {"train", "validation", "test"}
+
+
+def test_each_anatomy_has_every_split(tmp_path):
+    shape = ["--matrix", "32", "32", "--coils", "2", "--slices", "1", "--workers", "1"]
+    for anatomy in ("brain", "knee"):
+        arguments = ["train", "prepare", "--simulated", "4", "--anatomy", anatomy, *shape, "-o", str(tmp_path)]
+        assert main(arguments) == 0
+    cases = read_manifest(tmp_path)["cases"]
+    found = {(case["anatomy"], case["split"]) for case in cases}
+    assert len(cases) == 8
+    assert len(found) == 6
 
 
 def test_the_manifest_counts(prepared):

@@ -151,6 +151,24 @@ def read_volume_of_zeros(folder):
     return read_volume(folder / "zero_T1.nii.gz", "brain")
 
 
+def test_lesions_are_painted_into_real_heads(shared_data, tmp_path):
+    settings = VolumeSettings(coils=2, painted=4, seed=5)
+    job = next(job for job in find_volumes(shared_data / "open_ms", settings) if "patient04_study1_FLAIR" in job.name)
+    assert job.name == "patient04_study1_FLAIR_painted_5"
+    assert do(job, str(tmp_path)).fate == "written"
+    plain = on_grid(read_volume(job.path, "brain"), None, settings.shape)
+    with CaseFile(tmp_path / f"{job.name}.h5") as case:
+        assert case.info.patient_id == "patient04"
+        labels = [record.label for record in case.records]
+        painted = labels.index(1)
+        image, mask = case.image(painted).abs() * case.info.scale / plain.peak, case.lesion_mask(painted)
+        assert set(labels) == {-1, 1}  # nobody reviewed the others
+    assert bool(mask.any())
+    changed = (image - plain.magnitude[painted]).abs() > 0.02
+    assert bool(changed[mask].any())
+    torch.testing.assert_close(image[:10], plain.magnitude[painted][:10])
+
+
 @pytest.mark.parametrize("name", ["mni_patient07_FLAIR", "patient03_study1_FLAIR"])
 def test_real_heads(shared_data, name):
     jobs = {job.name: job for job in find_volumes(shared_data / "open_ms", VolumeSettings())}

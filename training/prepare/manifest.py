@@ -119,7 +119,11 @@ def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Out
     same = earlier.get("seed") == settings.seed and earlier.get("fractions") == list(settings.fractions)
     known = {case["patient_id"]: case["split"] for case in earlier.get("cases", [])} if same else {}
     cases = [_entry(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    splits = assign_splits([case["patient_id"] for case in cases], settings, known)
+    splits: dict[str, str] = {}
+    for anatomy in sorted({case["anatomy"] for case in cases}):
+        # Each by itself, so that none lacks a split because the other has it.
+        patients = {case["patient_id"] for case in cases if case["anatomy"] == anatomy}
+        splits |= assign_splits(patients, settings, known | splits)
     for case in cases:
         case["split"] = splits[case["patient_id"]]
     skipped = dict(earlier.get("skipped", {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -130,7 +131,12 @@ def _dask_client(scheduler: str, workers: int) -> Iterator[Any]:
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         tempfile.TemporaryDirectory() as scratch,
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, local_directory=scratch
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=None,
+            local_directory=scratch,
+            silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -15,7 +15,7 @@ k-space is not stored: it is made on reading, with fresh noise each time.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from pass_recon.phantom import paint_lesions
+from pass_recon.phantom.draws import mixed_seed
 from pass_recon.physics.fourier import resize_centre
 from pass_recon.types import Box, InputError
 from training.prepare.case_file import (
@@ -69,8 +71,10 @@ class VolumeSettings:
         What the lesion masks show, in fastMRI+'s words.
     smallest_lesion
         Connected pixels below which a spot of a lesion mask gets no box.
+    painted
+        Lesions to paint into each volume, as simulated patients have them; the case's name then tells the seed.
     seed
-        Of phase and coils.
+        Of phase, coils and painted lesions.
     """
 
     anatomy: str = "brain"
@@ -80,6 +84,7 @@ class VolumeSettings:
     noise: float = 0.01
     lesion_label: str = "Nonspecific white matter lesion"
     smallest_lesion: int = 4
+    painted: int = 0
     seed: int = 0
 
 
@@ -94,7 +99,7 @@ class VolumeJob:
     @property
     def name(self) -> str:
         """The file's name without ending."""
-        return _stem(self.path)
+        return _stem(self.path) + (f"_painted_{self.settings.seed}" if self.settings.painted else "")
 
     def fingerprint(self) -> str:
         """Of the files and the settings."""
@@ -109,7 +114,7 @@ class VolumeJob:
         InputError
             If it is damaged, shows nothing, or its contrast is unknown.
         """
-        patient, contrast = parse_name(self.name)
+        patient, contrast = parse_name(_stem(self.path))
         contrast = contrast or self.settings.contrast
         if not contrast:
             raise InputError(f"{self.path.name}: the name tells no contrast, and none was given")
@@ -120,9 +125,15 @@ class VolumeJob:
                 f"{self.path.name} has the shape {volume.values.shape}, its lesion mask {mask.values.shape}"
             )
         scan = on_grid(volume, mask, self.settings.shape)
-        self._write(path, scan, patient, contrast, fingerprint)
+        boxes = [self._lesion_boxes(scan, index) for index in range(len(scan.magnitude))]
+        if self.settings.painted:
+            scan, painted = self._painted(scan, contrast)
+            boxes = [(*real, *simulated) for real, simulated in zip(boxes, painted, strict=True)]
+        self._write(path, scan, boxes, (patient, contrast), fingerprint)
 
-    def _write(self, path: Path, scan: GridVolume, patient: str, contrast: str, fingerprint: str) -> None:
+    def _write(
+        self, path: Path, scan: GridVolume, boxes: list[tuple[Box, ...]], about: tuple[str, str], fingerprint: str
+    ) -> None:
         settings = self.settings
         receivers = SimulatedReceivers(self.name, settings.seed, settings.coils, settings.anatomy)
         shape = CaseShape(len(scan.magnitude), settings.coils, *settings.shape)
@@ -133,34 +144,53 @@ class VolumeJob:
                 maps, phase = receivers.on_slice(settings.shape, scan.pixel_mm, level)
                 image = scan.magnitude[index] * torch.polar(torch.ones_like(phase), phase)
                 mask = None if scan.mask is None else scan.mask[index]
-                record = self._record(mask, int(scan.origin[index]))
+                record = self._record(mask, boxes[index], int(scan.origin[index]))
                 case.put(index, SliceArrays(image, maps, lesion_mask=mask), record)
             case.finish(
                 CaseInfo(
                     name=self.name,
                     source="nifti",
                     origin=self.path.name,
-                    patient_id=patient,
+                    patient_id=about[0],
                     anatomy=settings.anatomy,
-                    contrast=contrast,
+                    contrast=about[1],
                     pixel_mm=(scan.pixel_mm, scan.pixel_mm),
                     slice_mm=scan.slice_mm,
                     noise=settings.noise,
-                    reviewed=scan.mask is not None,
+                    reviewed=self.mask is not None,
                     line_range=(0, settings.shape[1]),
                     scale=scan.peak,
                     fingerprint=fingerprint,
                 )
             )
 
-    def _record(self, mask: Tensor | None, origin: int) -> SliceRecord:
-        if mask is None:
-            return SliceRecord(label=UNLABELLED, origin_slice=origin)
-        boxes = mask_boxes(mask, self.settings.lesion_label, self.settings.smallest_lesion)
-        # Spots too small for a box are lesions nevertheless: such a slice is no example of a normal one.
-        label = ABNORMAL if boxes else UNLABELLED if bool(mask.any()) else NORMAL
-        caption = self.settings.lesion_label if boxes else ""
+    def _record(self, mask: Tensor | None, boxes: tuple[Box, ...], origin: int) -> SliceRecord:
+        label = ABNORMAL if boxes else NORMAL if self.mask is not None else UNLABELLED
+        if not boxes and mask is not None and bool(mask.any()):
+            # Spots too small for a box are lesions nevertheless: such a slice is no example of a normal one.
+            label = UNLABELLED
+        caption = "; ".join(dict.fromkeys(box.label for box in boxes))
         return SliceRecord(boxes=boxes, label=label, caption=caption, origin_slice=origin)
+
+    def _lesion_boxes(self, scan: GridVolume, index: int) -> tuple[Box, ...]:
+        if scan.mask is None:
+            return ()
+        return mask_boxes(scan.mask[index], self.settings.lesion_label, self.settings.smallest_lesion)
+
+    def _painted(self, scan: GridVolume, contrast: str) -> tuple[GridVolume, tuple[tuple[Box, ...], ...]]:
+        settings = self.settings
+        result = paint_lesions(
+            scan.magnitude,
+            anatomy=settings.anatomy,
+            contrast=contrast,
+            pixel_mm=scan.pixel_mm,
+            slice_mm=scan.slice_mm,
+            lesions=settings.painted,
+            seed=mixed_seed(settings.seed, _stem(self.path), "painted") % 2**31,
+        )
+        peak = float(result.image.max())
+        mask = result.lesion_masks if scan.mask is None else result.lesion_masks | scan.mask
+        return replace(scan, magnitude=result.image / peak, mask=mask, peak=scan.peak * peak), result.boxes
 
 
 @dataclass(frozen=True)
