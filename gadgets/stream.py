@@ -269,6 +269,8 @@ def converse(
         if stage is not None and first is not None:
             for item in stage(chain([first], items)):
                 connection.send(item)
+            for _ in items:  # a stage may end early, but to hang up before CLOSE would break the server's pipe
+                pass
     except wire.PeerLost:
         connection.hang_up()
         raise

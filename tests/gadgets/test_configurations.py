@@ -1,4 +1,4 @@
-"""The shipped configurations: what each node takes, and that all agree with the gadgets. `test_closed_loop` runs them."""
+"""The shipped configurations: what each node takes, and that all agree with the gadgets. Not run here."""
 
 from __future__ import annotations
 

@@ -214,6 +214,22 @@ def test_failures_are_told_at_the_end_because_an_error_ends_the_input():
     assert outcome == [True]
 
 
+def test_stage_that_ends_early_still_reads_to_close():
+    peer, ended = Peer(), threading.Event()
+
+    def stage(items, the_scan):
+        yield next(items)
+        ended.set()
+
+    with conversation(peer, stage) as outcome:
+        peer.send(frames()[0])
+        assert ended.wait(5)
+        time.sleep(0.1)
+        peer.send(*frames()[1:], wire.close())
+        assert ids(peer.received()) == ["ACQUISITION", "CLOSE"]
+    assert outcome == [True]
+
+
 def test_very_many_failures_are_cut_short():
     peer = Peer()
 
