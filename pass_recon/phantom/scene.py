@@ -110,7 +110,9 @@ def paint_scene(
     peak = (canvas.signal * factor).reshape(len(counts), -1).amax(1).repeat_interleave(slices)[:, None, None]
     findings = plan.paint(canvas)
     magnitude = torch.minimum(canvas.signal * factor / peak, torch.ones_like(peak))
-    image = torch.polar(magnitude.clamp(min=0.0), smooth_phase(streams("phase"), grid))
+    # The far tails of soft edges are nothing, slow to compute with, and rounded differently by vector and scalar code.
+    magnitude = torch.where(magnitude > 1e-6, magnitude, 0.0)
+    image = torch.polar(magnitude, smooth_phase(streams("phase"), grid))
     return Scene(image, findings, captions_of(findings, anatomy, contrast, shape), grid)
 
 
