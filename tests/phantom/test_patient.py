@@ -43,7 +43,9 @@ def test_same_seed_same_patient_whatever_the_number_of_threads(anatomy, contrast
         three = _patient(anatomy, contrast, seed=5, shape=(201, 163))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(one.image, three.image)
+    # Vector and scalar code of elementary functions may differ in the last bit where threads part the work.
+    torch.testing.assert_close(one.image, three.image, rtol=0.0, atol=1e-7)
+    assert torch.equal(one.lesion_masks, three.lesion_masks)
     assert torch.equal(one.coil_maps, three.coil_maps)
     assert torch.equal(one.noise_scan, three.noise_scan)
     # The Fourier transform's own rounding is not ours to fix.
