@@ -25,7 +25,7 @@ from gadgets.mrd import Scan
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
-from gadgets.stream import GadgetConnection, Stage, converse
+from gadgets.stream import GadgetConnection, Stage, converse, share_cores
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ def serve_resident(
     InputError, BundleError
         If the address cannot be listened on, or there is no such bundle or device.
     """
+    share_cores()
     warm_up(properties or Properties())
     stop = stop or threading.Event()
     with _listen(host, port) as listening:

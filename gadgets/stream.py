@@ -232,9 +232,7 @@ def run_gadget(
     Does not return: the process exits with status 0, or with 1 if the peer was lost or the scan failed, which the log
     has said in one line.
     """
-    # Threads that spin while they wait for each other make torch 30 times slower where several gadgets, or the server,
-    # share the cores. OpenMP reads this when torch is imported, which a stage does later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    share_cores()
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
         succeeded = converse(guarded, prepare, forward=forward)
@@ -245,6 +243,14 @@ def run_gadget(
     # apart, and a late plan that is still being computed on its daemon thread could crash in the middle of it.
     logging.shutdown()
     os._exit(0 if succeeded else 1)
+
+
+def share_cores() -> None:
+    """Let torch's threads sleep while they wait for each other; to be called before torch is imported, which reads it.
+
+    Threads that spin make torch 30 times slower where several gadgets, or the server, share the cores.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def converse(
