@@ -278,7 +278,9 @@ class Pipeline:
         scale = intensity_scale(kspace, acs_mask(pe, min(width, acs_count(pe, self.acs_fraction))))
         source = kspace if calibration is None else calibration
         source = source * acs_mask(pe, width).to(source.device)
-        maps = espirit_maps(source / scale.unsqueeze(-3), min(MAXIMUM_CALIBRATION_WIDTH, width))
+        # Where there are few lines, the readout still has enough samples to make up for some of them.
+        region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, width)
+        maps = espirit_maps(source / scale.unsqueeze(-3), region)
         return _Prepared(kspace / scale.unsqueeze(-3), maps, scale)
 
     def _look(self, image: Tensor) -> AnomalyResult | None:

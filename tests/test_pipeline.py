@@ -8,22 +8,12 @@ import torch
 
 from pass_recon import Pipeline, metrics
 from pass_recon.anomaly import BackboneConfiguration, NetAD
-from pass_recon.bundles import Bundle
-from pass_recon.config import NetworkConfig, ReconstructorConfig, SamplerConfig
 from pass_recon.phantom import simulate_patient
-from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.lines import line_budget
-from pass_recon.sampling.personal import LineSampler
 from pass_recon.types import BundleError, InputError
+from tests.networks import TINY_BACKBONE, tiny_bundle
 
 SHAPE = (96, 90)
-TINY_BACKBONE = BackboneConfiguration(
-    model={
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 48, "layers": 4, "width": 16, "head_width": 8, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +29,11 @@ class _Opinionated(torch.nn.Module):
         return 100 * acs_image.abs().mean(-1) @ mixing
 
 
-def _tiny_bundle(netad: NetAD | None) -> Bundle:
-    """Networks of random weights, small enough for a test."""
-    torch.manual_seed(1)
-    networks = NetworkConfig("unet", {"channels": [4, 8]}), NetworkConfig("gated_unet", {"channels": [4, 8]})
-    reconstructor = UnrolledReconstructor(ReconstructorConfig(*networks, stages=2, inner_iterations=2))
-    for parameter in reconstructor.parameters():
-        if parameter.ndim > 1 and not parameter.any():  # layers that start at zero would hide what is behind them
-            torch.nn.init.normal_(parameter, std=0.1)
-    sampler = LineSampler(SamplerConfig(lines=90))
-    sampler.personal = _Opinionated()
-    return Bundle("tiny", "brain", "flair", 4.0, 0.08, reconstructor, sampler, netad).freeze()
-
-
 @pytest.fixture(scope="module")
 def bundle():
-    return _tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
+    bundle = tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
+    bundle.sampler.personal = _Opinionated()
+    return bundle
 
 
 @pytest.fixture(scope="module", params=["classical", "networks"])
@@ -182,3 +161,18 @@ def test_bad_input_is_named(bundle, patient):
         Pipeline(bundle, acceleration=8)
     with pytest.raises(BundleError, match="no bundle 'brain-t9'"):
         Pipeline("brain-t9")
+
+
+@pytest.mark.slow
+def test_the_paper_s_clip_runs_through_the_whole_pipeline():
+    """A user with OpenAI's weights needs only ``pretrained="openai"`` instead of random ones."""
+    patient = simulate_patient(anatomy="brain", contrast="t1", slices=1, coils=4, shape=(320, 320), seed=3)
+    backbone = BackboneConfiguration(name="ViT-L-14-336", pretrained="random", image_size=(322, 322))
+    pipeline = Pipeline(tiny_bundle(NetAD.build(backbone, anatomy="brain"), trained=False))
+    lines = pipeline.acs(320)
+    plan = pipeline.plan(patient.kspace[0][..., lines], lines, (320, 320))
+    result = pipeline.reconstruct(patient.kspace[0], plan.lines)
+    assert plan.source == "personal"
+    assert plan.lines.sum() == 80
+    assert result.anomaly_map.shape == (320, 320)
+    assert metrics.psnr(result.image, patient.image[0]) > 20
