@@ -80,8 +80,8 @@ def simulate_patient(
 ) -> SimulatedPatient:
     """Simulate a patient and a fully sampled scan.
 
-    The same seed gives the same patient, on the CPU whatever the number of threads (to rounding); a GPU draws other noise. The same
-    patient with fewer lesions, or none, has the same anatomy, coils, phase and noise.
+    The same seed gives the same patient, on the CPU whatever the number of threads (to rounding); a GPU draws other
+    noise. The same patient without lesions has the same anatomy, coils, phase and noise.
 
     Parameters
     ----------
