@@ -16,6 +16,8 @@ arrays lie in the file in one piece and uncompressed: noise does not compress, a
 from __future__ import annotations
 
 import json
+import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -222,6 +224,7 @@ class CaseFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._memory: mmap.mmap | None = None
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
@@ -245,16 +248,19 @@ class CaseFile:
         return self.shape.slices
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what `halves` gave stays readable."""
         self._file.close()
 
     def image(self, index: int) -> Tensor:
         """``(ro, pe)`` complex64 ground truth of a slice."""
-        return torch.from_numpy(self._file["image"][index])
+        return self._stored("image", index).clone()
 
     def halves(self, name: str, index: int) -> Tensor:
-        """``(coils, ro, pe, 2)`` float16 as stored: ``coil_maps``, or ``coil_images`` of a measured case."""
-        return torch.from_numpy(self._file[name][index])
+        """``(coils, ro, pe, 2)`` float16 as stored: ``coil_maps``, or ``coil_images`` of a measured case.
+
+        The file itself, read once it is used: copy it before changing it.
+        """
+        return self._stored(name, index)
 
     def coil_maps(self, index: int) -> Tensor:
         """``(coils, ro, pe)`` complex64."""
@@ -274,6 +280,27 @@ class CaseFile:
         """``(ro, pe)`` bool: the lesions' pixels where they are known, the insides of the boxes elsewhere."""
         mask = self.lesion_mask(index)
         return box_mask(self.records[index].boxes, self.shape.readout, self.shape.phase) if mask is None else mask
+
+    def _stored(self, name: str, index: int) -> Tensor:
+        """A slice of an array that lies in the file in one piece, mapped to memory.
+
+        Against reading through HDF5 this saves a copy, and the kernel fetches a slice as a whole: from a cold disk a
+        third of the time.
+        """
+        dataset = self._file[name]
+        count = math.prod(dataset.shape[1:])
+        if not 0 <= index < len(dataset):
+            raise IndexError(f"{self.path.name} has {len(dataset)} slices, asked for number {index}")
+        first = dataset.id.get_offset() + index * count * dataset.dtype.itemsize
+        if self._memory is None:
+            with self.path.open("rb") as file:
+                # Copy on write, as PyTorch knows no tensor that cannot be written to.
+                self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if hasattr(mmap, "MADV_WILLNEED"):
+            page = first - first % mmap.PAGESIZE
+            self._memory.madvise(mmap.MADV_WILLNEED, page, first - page + count * dataset.dtype.itemsize)
+        values = np.frombuffer(self._memory, dataset.dtype, count, first)
+        return torch.from_numpy(values.reshape(dataset.shape[1:]))
 
     def _read_description(self) -> tuple[CaseInfo, tuple[SliceRecord, ...], CaseShape]:
         version = self._file.attrs.get("form_version")
