@@ -67,7 +67,7 @@ def test_root_sum_of_squares_needs_no_maps(patient):
 
 
 def test_noise_level_of_noise_alone_is_exact(lines):
-    noise = torch.randn(2, 4, 96, 90, dtype=torch.complex64) * torch.tensor([0.5, 3.0])[:, None, None, None]
+    noise = torch.randn(2, 4, 320, 90, dtype=torch.complex64) * torch.tensor([0.5, 3.0])[:, None, None, None]
     assert torch.allclose(noise_level(noise * lines, lines).flatten(), torch.tensor([0.5, 3.0]), rtol=0.05)
 
 
