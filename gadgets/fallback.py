@@ -55,7 +55,8 @@ class Planner:
         if not self._properties.fallback:
             return None, failure
         try:
-            return self._pipeline.population_plan(acs.encoding.pe, fallback=reason), failure
+            reachable = acs.encoding.reachable
+            return self._pipeline.population_plan(acs.encoding.pe, reachable=reachable, fallback=reason), failure
         except PassError as error:
             return None, Failure(f"{failure.message}; there is no population plan either: {error}", "processing")
 
@@ -67,7 +68,8 @@ class Planner:
             lines = range(acs.first_line, acs.first_line + acs.kspace.shape[-1])
             try:
                 shape = (acs.kspace.shape[1], acs.encoding.pe)
-                future.set_result(self._pipeline.plan(acs.kspace, list(lines), shape))
+                reachable = acs.encoding.reachable
+                future.set_result(self._pipeline.plan(acs.kspace, list(lines), shape, reachable=reachable))
             except Exception as error:  # noqa: BLE001, handed to whoever waits
                 future.set_exception(error)
 

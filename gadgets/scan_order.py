@@ -62,12 +62,15 @@ class ScanOrder:
         Number of lines of the encoded grid.
     acs
         The ACS lines.
+    reachable
+        First and last line that can be acquired.
     """
 
     preparation: list[int]
     slices: list[SliceLines]
     pe: int
     acs: range
+    reachable: tuple[int, int]
 
 
 def scan_order(file: ScanFile, acceleration: float) -> ScanOrder:
@@ -103,7 +106,7 @@ def scan_order(file: ScanFile, acceleration: float) -> ScanOrder:
     acs = scan.acs_lines(encoding)
     for one in slices.values():
         _check_lines(one, encoding, acs)
-    return ScanOrder(preparation, list(slices.values()), encoding.pe, acs)
+    return ScanOrder(preparation, list(slices.values()), encoding.pe, acs, encoding.reachable)
 
 
 def mark(acquisition: ismrmrd.Acquisition, *, acs: bool, first: bool, last: bool, end: bool) -> None:

@@ -223,10 +223,10 @@ def _same_but_for_repetition(one: SliceKey, other: SliceKey) -> bool:
 
 def population_plan(order: ScanOrder, acceleration: float) -> Plan:
     """The plan that a scanner falls back on by itself: the ACS and lines that thin out towards high frequencies."""
-    from pass_recon.sampling.lines import acquisition_order, acs_mask, variable_density_lines
+    from pass_recon.sampling.lines import acquisition_order, acs_mask, reachable_lines, variable_density_lines
 
     acs = acs_mask(order.pe, len(order.acs))
-    lines = variable_density_lines(order.pe, acceleration, acs)
+    lines = variable_density_lines(order.pe, acceleration, acs, reachable_lines(order.pe, *order.reachable))
     return Plan(acquisition_order(lines, acs), order.pe, "population", "no plan came in time")
 
 

@@ -28,6 +28,7 @@ from pass_recon.sampling.lines import (
     calibration_lines,
     calibration_width,
     line_budget,
+    reachable_lines,
     select_lines,
     variable_density_lines,
 )
@@ -117,7 +118,14 @@ class Pipeline:
         return acs_mask(pe, acs_count(pe, self.acs_fraction))
 
     @torch.no_grad()
-    def plan(self, acs: ArrayLike, acs_lines: ArrayLike, shape: tuple[int, int]) -> SamplingPlan:
+    def plan(
+        self,
+        acs: ArrayLike,
+        acs_lines: ArrayLike,
+        shape: tuple[int, int],
+        *,
+        reachable: tuple[int, int] | None = None,
+    ) -> SamplingPlan:
         """Choose the lines of one slice from its ACS.
 
         Parameters
@@ -128,6 +136,9 @@ class Pipeline:
             Where these lines belong: ``n_acs`` indices, or a mask ``(pe,)``.
         shape
             ``(ro, pe)`` of the full grid.
+        reachable
+            First and last line that the scanner can acquire, by default all. Of a scan that covers less of k-space than
+            the budget, the plan is all there is.
 
         Raises
         ------
@@ -137,7 +148,7 @@ class Pipeline:
         start = perf_counter()
         kspace, lines = self._on_grid(acs, acs_lines, shape)
         if self.bundle is None or self.bundle.sampler.personal is None:
-            plan = self.population_plan(shape[1])
+            plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
         if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
@@ -147,7 +158,8 @@ class Pipeline:
         seen = self._look(image)
         looked = perf_counter()
         logits = self.bundle.sampler(image, None if seen is None else seen.map)[0].cpu()
-        chosen = select_lines(logits, lines, line_budget(shape[1], self.acceleration))
+        budget = line_budget(shape[1], self.acceleration)
+        chosen = select_lines(logits, lines, budget, _reachable(shape[1], reachable))
         return SamplingPlan(
             lines=chosen,
             order=acquisition_order(chosen, lines),
@@ -160,14 +172,16 @@ class Pipeline:
         )
 
     @torch.no_grad()
-    def population_plan(self, pe: int, *, fallback: str | None = None) -> SamplingPlan:
+    def population_plan(
+        self, pe: int, *, reachable: tuple[int, int] | None = None, fallback: str | None = None
+    ) -> SamplingPlan:
         """The plan for everybody; ``fallback`` says why it is used although a personal one was wanted."""
-        acs = self.acs(pe)
+        acs, within = self.acs(pe), _reachable(pe, reachable)
         if self.bundle is None:
-            lines = variable_density_lines(pe, self.acceleration, acs)
+            lines = variable_density_lines(pe, self.acceleration, acs, within)
         else:
             logits = self.bundle.sampler.population(pe).cpu()
-            lines = select_lines(logits, acs, line_budget(pe, self.acceleration))
+            lines = select_lines(logits, acs, line_budget(pe, self.acceleration), within)
         return SamplingPlan(
             lines=lines,
             order=acquisition_order(lines, acs),
@@ -329,6 +343,10 @@ class Pipeline:
         if not torch.isfinite(torch.view_as_real(data)).all():
             raise InputError("the k-space holds NaN or infinity")
         return data
+
+
+def _reachable(pe: int, reachable: tuple[int, int] | None) -> Tensor | None:
+    return None if reachable is None else reachable_lines(pe, *reachable)
 
 
 def _batched(kspace: Tensor) -> Tensor:

@@ -44,7 +44,13 @@ def calibration_width(line_mask: Tensor) -> int:
     return min(2 * below + 1, 2 * above + 2)
 
 
-def select_lines(logits: Tensor, acs: Tensor, budget: int) -> Tensor:
+def reachable_lines(pe: int, first: int, last: int) -> Tensor:
+    """Mask ``(pe,)`` of lines ``first`` to ``last``, those that a partial Fourier or zero-padded scan can acquire."""
+    lines = torch.arange(pe)
+    return (first <= lines) & (lines <= last)
+
+
+def select_lines(logits: Tensor, acs: Tensor, budget: int, reachable: Tensor | None = None) -> Tensor:
     """The ACS and the lines with the highest logits, exactly ``budget`` of them.
 
     Parameters
@@ -55,6 +61,9 @@ def select_lines(logits: Tensor, acs: Tensor, budget: int) -> Tensor:
         ``(pe,)`` bool.
     budget
         Number of lines including the ACS.
+    reachable
+        ``(pe,)`` bool: the lines that the scanner can acquire, by default all. If they are fewer than the budget, all
+        of them are chosen.
 
     Returns
     -------
@@ -66,14 +75,16 @@ def select_lines(logits: Tensor, acs: Tensor, budget: int) -> Tensor:
     InputError
         If a logit is not finite or the budget does not fit.
     """
-    pe, extra = logits.shape[-1], budget - int(acs.sum())
+    pe = logits.shape[-1]
+    excluded = acs if reachable is None else acs | ~reachable
+    extra = min(budget - int(acs.sum()), pe - int(excluded.sum()))
     if acs.shape != (pe,):
         raise InputError(f"ACS mask of shape {tuple(acs.shape)} does not go with logits for {pe} lines")
     if extra < 0 or budget > pe:
         raise InputError(f"a budget of {budget} lines does not hold {int(acs.sum())} ACS lines or exceeds {pe} lines")
     if not torch.isfinite(logits).all():
         raise InputError("line logits hold NaN or infinity")
-    wanted = logits.masked_fill(acs.to(logits.device), -math.inf)
+    wanted = logits.masked_fill(excluded.to(logits.device), -math.inf)
     chosen = wanted.sort(dim=-1, descending=True, stable=True).indices[..., :extra]
     lines = acs.to(logits.device).expand(logits.shape).clone()
     return lines.scatter(-1, chosen, torch.ones_like(chosen, dtype=torch.bool))
@@ -95,7 +106,7 @@ def random_lines(pe: int, acceleration: float, acs: Tensor, generator: torch.Gen
     return select_lines(torch.rand(pe, generator=generator), acs, line_budget(pe, acceleration))
 
 
-def variable_density_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
+def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable: Tensor | None = None) -> Tensor:
     """The ACS and lines that thin out towards high frequencies: the population plan that needs no training.
 
     The density falls as ``(1 − |k|)^(R / 2)`` to a floor of one tenth: of the powers 1, 2, 3, 4 and 6 the best for
@@ -110,6 +121,8 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
         R; exactly round(pe / R) lines are chosen.
     acs
         ``(pe,)`` bool.
+    reachable
+        As in ``select_lines``.
 
     Returns
     -------
@@ -117,17 +130,22 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
         ``(pe,)`` bool.
     """
     radius = (torch.arange(pe) - pe // 2).abs() / (pe / 2)
-    return _by_density((1 - radius).clamp(min=0) ** (acceleration / 2) + 0.1, acs, line_budget(pe, acceleration))
+    return _by_density(
+        (1 - radius).clamp(min=0) ** (acceleration / 2) + 0.1, acs, line_budget(pe, acceleration), reachable
+    )
 
 
-def _by_density(density: Tensor, acs: Tensor, budget: int) -> Tensor:
+def _by_density(density: Tensor, acs: Tensor, budget: int, reachable: Tensor | None = None) -> Tensor:
     """Lines outside the ACS at equal steps of the integral of ``density`` ``(pe,)``, without repetition."""
     extra = budget - int(acs.sum())
     if extra < 0:
         raise InputError(f"a budget of {budget} lines does not hold {int(acs.sum())} ACS lines")
-    free = (~acs).nonzero().flatten()
+    free = (~acs if reachable is None else reachable & ~acs).nonzero().flatten()
+    extra = min(extra, len(free))
+    if extra == 0:
+        return acs.clone()
     integral = density[free].double().cumsum(0)
-    steps = (torch.arange(extra) + 0.5) * (integral[-1] / max(extra, 1))
+    steps = (torch.arange(extra) + 0.5) * (integral[-1] / extra)
     places = torch.searchsorted(integral, steps)
     # Where the density asks for a line more than once, the next free one is taken, and none may run off the end.
     for i in range(1, extra):

@@ -32,7 +32,7 @@ class Detecting(Pipeline):
         self.fail, self.hold = fail, hold
         self.planned: list[tuple[int, ...]] = []
 
-    def plan(self, acs: Any, acs_lines: Any, shape: tuple[int, int]) -> SamplingPlan:
+    def plan(self, acs: Any, acs_lines: Any, shape: tuple[int, int], **_: Any) -> SamplingPlan:
         """The ACS and the highest lines."""
         self._maybe_fail("plan")
         if self.hold is not None:

@@ -174,3 +174,15 @@ def test_plans_of_interleaved_slices_do_not_mix(k):
 def test_other_items_pass_through():
     failure = Failure("from before", "input")
     assert list(feed_back([failure, "text"], scan(), Pipeline())) == [failure, "text"]
+
+
+@pytest.mark.parametrize("mode", ["retrospective", "closed_loop"])
+def test_no_line_is_planned_that_the_scanner_cannot_acquire(k, mode):
+    """Partial Fourier: the first third of k-space is never acquired, and the plan asks for none of it."""
+    _, items = run(lines_of(k, range(PE // 3, PE)), Pipeline(), {"mode": mode}, limits=(PE // 3, PE - 1, PE // 2))
+    first = plans(items)[0]
+    assert first.meta["PASS_source"] == "population"
+    assert int(first.data.sum()) == round(PE / 4)
+    assert not first.data.ravel()[: PE // 3].any()
+    if mode == "retrospective":
+        assert len(plans(items)) == 1, "every planned line came"

@@ -91,3 +91,17 @@ def test_acs_comes_first_in_the_order_of_acquisition():
 def test_impossible_acceleration_is_refused():
     with pytest.raises(InputError, match=r"0\.5"):
         lines.line_budget(320, 0.5)
+
+
+@pytest.mark.parametrize("rule", ["select", "variable_density"])
+def test_lines_that_cannot_be_acquired_are_not_planned(rule):
+    acs, reachable = lines.acs_mask(64, 5), lines.reachable_lines(64, 20, 63)
+    for acceleration, count in ((4, 16), (1, 44)):
+        if rule == "select":
+            logits = -torch.arange(64).float()  # wants the lines that are out of reach
+            chosen = lines.select_lines(logits, acs, lines.line_budget(64, acceleration), reachable)
+        else:
+            chosen = lines.variable_density_lines(64, acceleration, acs, reachable)
+        assert chosen.sum() == count
+        assert not chosen[:20].any()
+        assert chosen[acs].all()
