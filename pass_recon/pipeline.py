@@ -25,14 +25,13 @@ from pass_recon.sampling.lines import (
     acs_count,
     acs_fraction,
     acs_mask,
-    calibration_lines,
     calibration_width,
     line_budget,
     reachable_lines,
     select_lines,
     variable_density_lines,
 )
-from pass_recon.types import InputError, Reconstruction, SamplingPlan
+from pass_recon.types import Box, InputError, Reconstruction, SamplingPlan
 
 MAXIMUM_CALIBRATION_WIDTH = 24
 MINIMUM_CALIBRATION_WIDTH = 4
@@ -151,8 +150,6 @@ class Pipeline:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
-        if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
-            raise InputError(_no_acs(lines))
         prepared = self._prepare(kspace[None], lines)
         image = zero_filled(*prepared[:2], lines.to(self.device))
         seen = self._look(image)
@@ -226,9 +223,7 @@ class Pipeline:
             return self.classical(kspace, line_mask, calibration=calibration)
         start = perf_counter()
         data, mask, source = self._checked(kspace, line_mask, calibration)
-        lines = _calibration_lines(source, mask, calibration is not None)
-        if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
-            raise InputError(_no_acs(lines))
+        lines = _lines_for_maps(source, mask, calibration is not None)
         prepared = self._prepare(data, lines, source)
         mapped = perf_counter()
         look = None if self.netad is None else self.netad.anomaly_map
@@ -267,7 +262,7 @@ class Pipeline:
         start = perf_counter()
         data, mask, source = self._checked(kspace, line_mask, calibration)
         one = np.ndim(kspace) == 3
-        lines = _calibration_lines(source, mask, calibration is not None)
+        lines = _lines_for_maps(source, mask, calibration is not None)
         if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
             image = root_sum_of_squares(data).to(torch.complex64)
             reasons = [reason for reason in (fallback, _no_acs(lines)) if reason]
@@ -288,6 +283,8 @@ class Pipeline:
     def _prepare(self, kspace: Tensor, lines: Tensor, calibration: Tensor | None = None) -> _Prepared:
         """Scale by the ACS and estimate coil maps from ``lines`` ``(pe,)`` of the calibration, or of the k-space."""
         pe, width = kspace.shape[-1], calibration_width(lines)
+        if width < MINIMUM_CALIBRATION_WIDTH:
+            raise InputError(_no_acs(lines))
         # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
         scale = intensity_scale(kspace, acs_mask(pe, min(width, acs_count(pe, self.acs_fraction))))
         source = kspace if calibration is None else calibration
@@ -301,7 +298,7 @@ class Pipeline:
         """What the detector sees in images ``(b, ro, pe)``; None where there is none."""
         return None if self.netad is None else self.netad(image)
 
-    def _boxes(self, seen: AnomalyResult, pixel_mm: tuple[float, float]) -> tuple:
+    def _boxes(self, seen: AnomalyResult, pixel_mm: tuple[float, float]) -> tuple[tuple[Box, ...], ...]:
         assert self.netad is not None
         return tuple(findings.boxes for findings in describe(self.netad, seen, pixel_mm=pixel_mm))
 
@@ -353,10 +350,9 @@ def _batched(kspace: Tensor) -> Tensor:
     return kspace if kspace.ndim == 4 else kspace[None]
 
 
-def _calibration_lines(source: Tensor, mask: Tensor, separate: bool) -> Tensor:
-    """Mask ``(pe,)`` on the CPU of the unbroken run of lines around the centre from which maps can be estimated."""
-    lines = source.abs().amax((0, 1, 2)) > 0 if separate else mask
-    return calibration_lines(lines).cpu()
+def _lines_for_maps(source: Tensor, mask: Tensor, separate: bool) -> Tensor:
+    """Mask ``(pe,)`` on the CPU of the lines from whose centre maps can be estimated."""
+    return (source.abs().amax((0, 1, 2)) > 0 if separate else mask).cpu()
 
 
 def _no_acs(lines: Tensor) -> str:
