@@ -50,6 +50,9 @@ class ReconstructorConfig:
         λ₁ and λ₂ before training.
     positive_weights
         Learn log λ, so that λ stays positive; False learns λ itself, as published.
+    warm_start
+        CG starts at what the networks say instead of at 0, as published: where no line was acquired nothing but the
+        networks says anything, and from 0 a few iterations with a small λ₁ do not get there.
     """
 
     denoiser: NetworkConfig = field(default_factory=lambda: NetworkConfig("unet"))
@@ -62,6 +65,7 @@ class ReconstructorConfig:
     denoiser_weight: float = 0.05
     enhancer_weight: float = 0.5
     positive_weights: bool = True
+    warm_start: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stages", "inner_iterations", "cg_iterations"):
@@ -103,13 +107,17 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
     "dict[str, Any]": (dict,),
+    "tuple[float, float]": (list, tuple),
+    "tuple[float, ...]": (list, tuple),
+    "tuple[str, ...]": (list, tuple),
     "NetworkConfig": (dict,),
     "NetworkConfig | None": (dict, type(None)),
+    "ReconstructorConfig": (dict,),
 }
 
 
 def from_dict(settings_class: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Build one of the classes above from plain values; what is left out takes its default.
+    """Build settings, those above or a training stage's, from plain values; what is left out takes its default.
 
     Raises
     ------
@@ -128,12 +136,19 @@ def from_dict(settings_class: type[Settings], values: Mapping[str, Any]) -> Sett
         # True is an int to Python, but never a number of stages.
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise InputError(f"{settings_class.__name__}.{name} must be {kinds[name]}, got {value!r}")
-        is_network = kinds[name].startswith("NetworkConfig") and value is not None
-        built[name] = from_dict(NetworkConfig, values[name]) if is_network else value
+        built[name] = _built(kinds[name], value)
     try:
         return settings_class(**built)
     except TypeError as error:
         raise InputError(f"{settings_class.__name__}: {error}") from error
+
+
+def _built(kind: str, value: Any) -> Any:
+    if kind.startswith("NetworkConfig") and value is not None:
+        return from_dict(NetworkConfig, value)
+    if kind == "ReconstructorConfig":
+        return from_dict(ReconstructorConfig, value)
+    return tuple(value) if kind.startswith("tuple") else value
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class UnrolledReconstructor(nn.Module):
         &\quad\phantom{\text{N times:}}\quad r \leftarrow
             (\lambda_2 G(r, \text{map}) + \rho x + u) / (\rho + \lambda_2), \quad u \leftarrow u + \rho (x - r)
 
-    CG starts at 0, every slice has its own step lengths and its own end of the inner iterations (``‖x − r‖`` below
+    CG starts at 0 (see ``warm_start`` of the configuration), every slice has its own step lengths and its own end of the inner iterations (``‖x − r‖`` below
     ``tolerance``), so a batch gives what its slices give one by one. u is kept from stage to stage. Fourier transforms
     and CG run in single precision also under autocast. Nothing in it waits for the device or branches on data, so
     that ``torch.compile`` sees one graph.
@@ -141,7 +141,7 @@ class UnrolledReconstructor(nn.Module):
             operator = SenseOperator(coil_maps, line_mask)
             measured = operator.adjoint(kspace)
             measured = measured if kspace.ndim == 4 else measured.reshape(1, *measured.shape[-2:])
-            image = self._consistent(operator, measured, 0.0)
+            image = self._consistent(operator, measured, 0.0, None)
         dual = torch.zeros_like(image)
         for stage in range(self.config.stages):
             global_image = self._run(self._denoise, operator, measured, image)
@@ -179,13 +179,13 @@ class UnrolledReconstructor(nn.Module):
     def _denoise(self, operator: SenseOperator, measured: Tensor, image: Tensor) -> Tensor:
         denoised = self.denoiser(image)
         with single_precision(image):
-            return self._consistent(operator, measured + self.denoiser_weight * denoised, 0.0)
+            return self._consistent(operator, measured + self.denoiser_weight * denoised, 0.0, denoised)
 
     def _denoise_split(self, operator: SenseOperator, measured: Tensor, split: Tensor, dual: Tensor) -> Tensor:
         rho, denoised = self.config.rho, self.denoiser(split)
         with single_precision(split):
-            rhs = measured + self.denoiser_weight * denoised + rho * (split - dual / rho)
-            return self._consistent(operator, rhs, rho)
+            wanted = self.denoiser_weight * denoised + rho * (split - dual / rho)
+            return self._consistent(operator, measured + wanted, rho, wanted / (self.denoiser_weight + rho))
 
     def _enhance(self, image: Tensor, split: Tensor, anomaly_map: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
         rho, weight = self.config.rho, self.enhancer_weight
@@ -194,11 +194,14 @@ class UnrolledReconstructor(nn.Module):
             split = (weight * enhanced + rho * image + dual) / (rho + weight)
             return split, dual + rho * (image - split)
 
-    def _consistent(self, operator: SenseOperator, rhs: Tensor, rho: float) -> Tensor:
-        """``CG(AᴴA + λ₁ + ρ, rhs)`` from 0."""
+    def _consistent(self, operator: SenseOperator, rhs: Tensor, rho: float, prior: Tensor | None) -> Tensor:
+        """``CG(AᴴA + λ₁ + ρ, rhs)`` from 0 or, with a warm start, from the solution without any data."""
         weight = self.denoiser_weight + rho
         return conjugate_gradient(
-            lambda image: operator.normal(image) + weight * image, rhs, iterations=self.config.cg_iterations
+            lambda image: operator.normal(image) + weight * image,
+            rhs,
+            iterations=self.config.cg_iterations,
+            start=prior if self.config.warm_start else None,
         )
 
     def _run(self, step: Callable[..., Result], *arguments: object) -> Result:

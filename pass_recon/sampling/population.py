@@ -13,10 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pass_recon.sampling.lines import acs_count, acs_mask
+from pass_recon.sampling.lines import acs_count, acs_mask, variable_density_lines
 from pass_recon.types import InputError
 
 DEFAULT_SLOPE = 5.0
+_CHOSEN = 0.8  # σ(5 · 0.8) = 0.98
 
 
 def line_probabilities(logits: Tensor, acs: Tensor, budget: int, *, slope: float = DEFAULT_SLOPE) -> Tensor:
@@ -113,14 +114,20 @@ class PopulationLogits(nn.Module):
         Number of lines it is learned at.
     acs_fraction
         Fraction of the lines that form the ACS. They are acquired anyway, so their logits are never learned.
+    acceleration
+        R. Given, training starts from the variable-density plan, each of whose lines is nearly always drawn: the
+        highest logits of a smooth density would all lie at the centre, a plan that is poor and hard to learn away from.
     """
 
-    def __init__(self, lines: int, acs_fraction: float) -> None:
+    def __init__(self, lines: int, acs_fraction: float, *, acceleration: float | None = None) -> None:
         super().__init__()
         self.acs = acs_mask(lines, acs_count(lines, acs_fraction))
-        # Training starts from the density that any plan needs: high at the centre, thin outside.
         radius = (torch.arange(lines) - lines // 2).abs() * (2 / lines)
-        self.logits = nn.Parameter(1 - 2 * radius)
+        logits = 1 - 2 * radius
+        if acceleration is not None:
+            chosen = variable_density_lines(lines, acceleration, self.acs)
+            logits = 0.05 * logits + torch.where(chosen, _CHOSEN, -_CHOSEN)
+        self.logits = nn.Parameter(logits)
 
     def forward(self, pe: int) -> Tensor:
         """Logits ``(pe,)``; other numbers of lines than the learned one by ``resample_lines``."""

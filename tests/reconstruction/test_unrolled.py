@@ -17,6 +17,7 @@ from pass_recon.sampling.population import PopulationLogits, draw_lines, line_pr
 from pass_recon.types import InputError
 from tests.reconstruction.conftest import OURS, PUBLISHED, TINY, Problem, bright, problem, reconstructor
 
+WARM = ReconstructorConfig(**{**vars(OURS), "warm_start": True})
 BOTH = pytest.mark.parametrize("config", [OURS, PUBLISHED], ids=["ours", "published"])
 
 
@@ -59,7 +60,7 @@ def _direct(network: UnrolledReconstructor, case: Problem, anomaly) -> tuple[np.
     return x.reshape(shape), x_global.reshape(shape)
 
 
-@BOTH
+@pytest.mark.parametrize("config", [OURS, PUBLISHED, WARM], ids=["ours", "published", "warm start"])
 def test_the_iteration_is_the_one_of_its_equations(config):
     case = problem(batch=1, coils=3, shape=(6, 7))
     values = {**vars(config), "cg_iterations": 60, "rho": 0.7, "denoiser_weight": 0.3, "enhancer_weight": 0.4}
@@ -70,6 +71,20 @@ def test_the_iteration_is_the_one_of_its_equations(config):
     np.testing.assert_allclose(found_global[0].numpy(), expected_global, atol=2e-4)
     np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-4)
     assert np.abs(expected - expected_global).max() > 1e-2
+
+
+def test_a_warm_start_comes_closer_with_few_iterations():
+    case = problem(batch=2, coils=3, shape=(24, 30), sampled=0.1)
+    settings = {**vars(OURS), "denoiser_weight": 0.02, "stages": 1, "cg_iterations": 80}
+    exact = reconstructor(ReconstructorConfig(**settings))
+    errors = []
+    for warm in (False, True):
+        quick = UnrolledReconstructor(ReconstructorConfig(**{**settings, "cg_iterations": 3, "warm_start": warm}))
+        quick.load_state_dict(exact.state_dict())
+        with torch.no_grad():
+            arguments = (case.kspace, case.coil_maps, case.line_mask)
+            errors.append(float((quick(*arguments)[1] - exact(*arguments)[1]).abs().square().sum()))
+    assert errors[1] < 0.5 * errors[0]
 
 
 @BOTH

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pass_recon.sampling.lines import acs_mask, select_lines
+from pass_recon.sampling.budget import acs_fraction, line_budget
+from pass_recon.sampling.lines import acs_mask, select_lines, variable_density_lines
 from pass_recon.sampling.population import (
     PopulationLogits,
     draw_lines,
@@ -39,6 +40,16 @@ def test_an_acs_of_everything_is_everything():
 def test_budgets_that_cannot_be_are_refused(count, budget):
     with pytest.raises(InputError, match=f"budget of {budget} lines"):
         line_probabilities(torch.zeros(20), acs_mask(20, count), budget)
+
+
+@pytest.mark.parametrize("acceleration", [4.0, 8.0])
+def test_training_may_start_from_the_variable_density_plan(acceleration):
+    population = PopulationLogits(320, acs_fraction(acceleration), acceleration=acceleration)
+    budget = line_budget(320, acceleration)
+    plan = variable_density_lines(320, acceleration, population.acs)
+    assert torch.equal(select_lines(population(320).detach(), population.acs, budget), plan)
+    drawn = line_probabilities(population(320).detach(), population.acs, budget)[plan]
+    assert float(drawn.min()) > 0.75
 
 
 def test_draws_follow_the_probabilities():
