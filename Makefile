@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench clean
+# The public volumes that the shipped bundles were trained on, see the README.
+OPEN_MS ?= ../shared/data/open_ms
+RUNS ?= runs
+
+.PHONY: demo test test-all lint bench bundles clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -27,6 +31,9 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed  ## each timing as a ratio to a peer measured in the same run
 	$(BIN)/python -m tests.benchmarks
+
+bundles: $(VENV)/.installed  ## prepare data, train every stage, make the bundles; goes on where it stopped
+	BIN=$(BIN) OPEN_MS=$(OPEN_MS) RUNS=$(RUNS) bash training/recipes/shipped.sh
 
 clean:
 	rm -rf $(VENV) demo_output

@@ -6,11 +6,14 @@ import argparse
 from importlib import import_module
 from typing import Any
 
+from pass_recon_cli.train_stage import add_parsers
+
 # One file a command, as in main.py: `add_parser(subparsers)` and `run(args) -> int`. In the order of the help page.
 COMMANDS = (
     "pass_recon_cli.train_prepare",
     "pass_recon_cli.train_preview",
     "pass_recon_cli.train_export_mrd",
+    "pass_recon_cli.train_bundles",
 )
 
 
@@ -23,6 +26,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     for name in COMMANDS:
         module = import_module(name)
         module.add_parser(below).set_defaults(run_train=module.run)
+    add_parsers(below)
     return parser
 
 

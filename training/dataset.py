@@ -57,6 +57,8 @@ class Slices:
         ``(2,)`` first line with data and the one after the last.
     boxes, caption, case, slice_index, anatomy, contrast
         One of each, or a tuple with one a slice.
+    anomaly_map
+        ``(ro, pe)`` in 0 to 1, what a detector sees in ``image``; None where none has looked.
     """
 
     image: Tensor
@@ -72,6 +74,7 @@ class Slices:
     slice_index: Any
     anatomy: Any
     contrast: Any
+    anomaly_map: Tensor | None = None
 
     @property
     def coil_maps(self) -> Tensor:
@@ -304,7 +307,11 @@ def collate(items: Sequence[Slices]) -> Slices:
         for name in ("boxes", "caption", "case", "slice_index", "anatomy", "contrast")
     }
     maps = default_collate([_with_coils(item.stored_maps, coils) for item in items])
-    return Slices(stored_maps=maps, stored_images=images, **together)
+    seen = [item.anomaly_map for item in items if item.anomaly_map is not None]
+    if seen and len(seen) < len(items):
+        raise InputError(f"a detector has looked at {len(seen)} of the {len(items)} slices of a batch")
+    anomaly_map = default_collate(seen) if seen else None
+    return Slices(stored_maps=maps, stored_images=images, anomaly_map=anomaly_map, **together)
 
 
 def _with_coils(stored: Tensor, coils: int) -> Tensor:

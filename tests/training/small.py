@@ -1,0 +1,42 @@
+"""Settings and data small enough to train on in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pass_recon.config import NetworkConfig, ReconstructorConfig
+from pass_recon_cli.main import main
+from training.train_reconstruction import ReconstructionSettings
+from training.train_sampling import SamplingSettings
+
+KINDS = ("brain-flair", "knee-pd")
+LINES = 48
+RECONSTRUCTOR = ReconstructorConfig(
+    denoiser=NetworkConfig("unet", {"channels": [6, 8]}),
+    enhancer=NetworkConfig("gated_unet", {"channels": [4, 6]}),
+    stages=1,
+    cg_iterations=3,
+)
+COMMON: dict[str, Any] = {"kinds": KINDS, "batch": 2, "epoch": 4, "warmup": 1, "validation_slices": 2, "rows": 24}
+
+
+def simulate(folder: Path) -> Path:
+    """Four brains and four knees of 48 × 48 pixels, two of each with lesions in every split but the test's."""
+    options = ["--matrix", "48", str(LINES), "--coils", "4", "--slices", "2", "--healthy", "0", "--workers", "1"]
+    for anatomy in ("brain", "knee"):
+        command = ["train", "prepare", "--simulated", "4", "--anatomy", anatomy, *options, "--split", "0.5", "0.5", "0"]
+        assert main([*command, "-o", str(folder)]) == 0
+    return folder
+
+
+def reconstruction_settings(**changes: Any) -> ReconstructionSettings:
+    """Stage 1 in four steps."""
+    return ReconstructionSettings(**{**COMMON, "steps": 4, "lines": LINES, "reconstructor": RECONSTRUCTOR, **changes})
+
+
+def sampling_settings(reconstruction: Path, **changes: Any) -> SamplingSettings:
+    """Stage 2 in four steps."""
+    network = NetworkConfig("line_network", {"channels": 4, "hidden": 8, "layers": 2})
+    given = {**COMMON, "steps": 4, "network": network, "reconstruction": str(reconstruction), **changes}
+    return SamplingSettings(**given)

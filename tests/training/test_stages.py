@@ -1,0 +1,248 @@
+"""Stages 1 and 2 on tiny data: what learns, what does not, going on bit for bit, and bundles of the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from pass_recon import load_bundle
+from pass_recon.sampling.lines import calibration_width
+from pass_recon.types import InputError
+from pass_recon_cli.main import main
+from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, simulate
+from training.dataset import collate
+from training.engine.batches import open_slices
+from training.engine.run_folder import load_weights
+from training.make_bundles import make_bundles
+from training.objectives import decibels, drawn_lines, squared_error
+from training.train_reconstruction import ReconstructionObjective, train_reconstruction
+from training.train_sampling import SamplingObjective, surroundings, train_sampling
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    train_reconstruction(reconstruction_settings(), [data], folder / "reconstruction", "cpu")
+    train_sampling(sampling_settings(folder / "reconstruction"), [data], folder / "sampling", "cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    slices = collate([source[0] for source in open_slices([data], "train", KINDS)])
+    return replace(slices, anomaly_map=slices.anomaly_mask.float())
+
+
+def test_stage_1_writes_what_it_promises(runs):
+    run = runs / "reconstruction"
+    names = {path.name for path in run.iterdir()}
+    assert {"settings.yaml", "versions.json", "log.jsonl", "checkpoint.safetensors", "weights.safetensors"} <= names
+    assert (run / "figures" / "epoch_0001.png").read_bytes().startswith(b"\x89PNG")
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    validation = next(event for event in events if event["event"] == "validation")
+    assert {"brain-flair-4x", "brain-flair-8x", "knee-pd-4x", "knee-pd-8x", "psnr"} <= set(validation)
+
+
+def test_gradients_reach_networks_weights_and_the_lines_of_the_kinds_in_the_batch(batch):
+    torch.manual_seed(0)
+    objective = ReconstructionObjective(reconstruction_settings(accelerations=(4.0,), kinds=(*KINDS, "brain-t1")))
+    # What starts at zero lets no gradient past it.
+    for parameter in objective.reconstructor.parameters():
+        torch.nn.init.normal_(parameter, std=0.05) if not parameter.any() else None
+    objective(batch, torch.Generator().manual_seed(0))["loss"].backward()
+    idle = [name for name, weight in objective.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert idle == ["populations.brain-t1-4x.logits"]
+    assert not objective.populations["knee-pd-4x"].logits.grad[objective.populations["knee-pd-4x"].acs].any()
+
+
+def test_stage_1_gets_better_on_one_batch(batch):
+    torch.manual_seed(0)
+    objective = ReconstructionObjective(reconstruction_settings(noise=(0.01, 0.01)))
+    optimiser = torch.optim.Adam(objective.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss = objective(batch, torch.Generator().manual_seed(0))["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 1.0  # dB
+
+
+def test_a_batch_costs_what_its_slices_cost_one_by_one(batch, data):
+    objective = ReconstructionObjective(reconstruction_settings(noise=(0.0, 0.0), accelerations=(1.0,)))
+    together = objective(batch)["loss"]
+    each = [collate([source[0]]) for source in open_slices([data], "train", KINDS)]
+    alone = [objective(replace(item, anomaly_map=item.anomaly_mask.float()))["loss"] for item in each]
+    torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-3, rtol=1e-4)
+
+
+def test_drawn_lines_keep_the_acs_and_the_budget_on_average():
+    logits = torch.zeros(2000, LINES, requires_grad=True)
+    lines = drawn_lines(logits, 4.0, torch.Generator().manual_seed(0))
+    assert set(lines.detach().unique().tolist()) == {0.0, 1.0}
+    assert float(lines.detach().sum(-1).mean()) == pytest.approx(LINES / 4, abs=0.2)
+    assert all(calibration_width(row > 0) >= 4 for row in lines.detach()[:20])
+    lines.sum().backward()
+    assert logits.grad is not None
+
+
+def test_errors_are_negative_psnr_and_weights_choose_where():
+    truth, image = torch.ones(2, 8, 8, dtype=torch.complex64), torch.ones(2, 8, 8, dtype=torch.complex64)
+    image[0, :4] += 0.1
+    assert float(decibels(squared_error(image, truth))[0]) == pytest.approx(-23.0103, abs=1e-3)
+    weight = torch.zeros(2, 8, 8)
+    weight[:, :4] = 1
+    assert float(decibels(squared_error(image, truth, weight))[0]) == pytest.approx(-20.0, abs=1e-3)
+    assert float(decibels(squared_error(image, truth))[1]) == pytest.approx(-80.0)
+
+
+def test_stage_2_trains_the_as_network_alone(runs, batch):
+    objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
+    losses = objective(batch, torch.Generator().manual_seed(0))
+    losses["loss"].backward()
+    learns = {name.split(".")[2] for name, weight in objective.named_parameters() if weight.grad is not None}
+    assert learns == {"personal"}
+    assert objective.samplers["brain-flair-4x"].personal.leave.weight.grad.any()
+
+
+def test_stage_2_starts_from_the_population_of_stage_1(runs):
+    objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
+    for name, sampler in objective.samplers.items():
+        stage_1 = load_weights(runs / "reconstruction", f"populations.{name}.")["logits"]
+        assert torch.equal(sampler.population.logits, stage_1)
+    image = torch.randn(1, 48, LINES, dtype=torch.complex64)
+    assert torch.equal(objective.samplers["knee-pd-8x"](image)[0], objective.samplers["knee-pd-8x"].population(LINES))
+
+
+def test_the_plan_of_stage_2_depends_on_the_acs_alone(runs, batch):
+    objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
+    torch.nn.init.normal_(objective.samplers["brain-flair-4x"].personal.leave.weight)
+    kspace = batch.kspace(noise=0.01, fixed=True)
+    logits, _ = objective.line_logits(batch, kspace, batch.coil_maps, 4.0)
+    assert float((logits[0] - objective.samplers["brain-flair-4x"].population(LINES)).detach().abs().max()) > 1e-4
+    changed = kspace.clone()
+    changed[..., :20] = torch.randn_like(changed[..., :20])
+    torch.testing.assert_close(objective.line_logits(batch, changed, batch.coil_maps, 4.0)[0], logits)
+
+
+def test_surroundings_reach_a_few_pixels_further():
+    mask = torch.zeros(1, 48, 48, dtype=torch.bool)
+    mask[0, 24, 24] = True
+    assert int(surroundings(mask).sum()) == 17**2
+
+
+def test_both_stages_go_on_bit_for_bit(runs, data, tmp_path):
+    first = runs / "reconstruction"
+    for name, train, settings in (
+        ("reconstruction", train_reconstruction, reconstruction_settings()),
+        ("sampling", train_sampling, sampling_settings(first)),
+    ):
+        often = replace(settings, checkpoint_minutes=1e-9)
+        _stopped_after(2, train, often, data, tmp_path / name)
+        train(often, [data], tmp_path / name, "cpu")
+        for key, weight in load_weights(runs / name).items():
+            assert torch.equal(weight, load_weights(tmp_path / name)[key]), f"{name}: {key}"
+
+
+def _stopped_after(steps, train, settings, data, folder):
+    """As if the process had been killed: no goodbye, only what the checkpoint holds."""
+    from training.engine.trainer import Trainer
+
+    advance = Trainer.advance
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self):
+        if self.step == steps:
+            raise Killed
+        advance(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "advance", dies)
+        with pytest.raises(Killed):
+            train(settings, [data], folder, "cpu")
+    assert (folder / "checkpoint.safetensors").is_file()
+
+
+def test_runs_become_bundles_that_reconstruct(runs, tmp_path):
+    folders = make_bundles(runs, tmp_path / "bundles")
+    assert [folder.name for folder in folders] == ["brain-flair-4x", "brain-flair-8x", "knee-pd-4x", "knee-pd-8x"]
+    bundle = load_bundle(folders[1])
+    assert bundle.acs_fraction == pytest.approx(0.04)
+    assert bundle.card["recipe"]["reconstruction"]["steps_done"] == 4
+    weights = load_weights(runs / "reconstruction", "reconstructor.")
+    for name, weight in bundle.reconstructor.state_dict().items():
+        torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-6)
+    assert len(list((tmp_path / "bundles" / "common").iterdir())) == 1  # one reconstructor for all
+    result = tmp_path / "results.json"
+    result.write_text(json.dumps({"cards": {"knee-pd-4x": {"psnr": [40.0, 39.0, 41.0]}}}))
+    make_bundles(runs, tmp_path / "bundles", results=[result])
+    assert load_bundle(tmp_path / "bundles" / "knee-pd-4x").card["metrics"] == {"psnr": [40.0, 39.0, 41.0]}
+    assert load_bundle(folders[0]).card["metrics"] == {}
+
+
+def test_unknown_kinds_and_missing_runs_are_named(data, tmp_path):
+    with pytest.raises(InputError, match="no train slices of spine-t2"):
+        open_slices([data], "train", ["spine-t2"])
+    with pytest.raises(InputError, match="there is no configuration"):
+        make_bundles(tmp_path, tmp_path / "bundles")
+
+
+def test_two_processes_average_to_the_gradient_of_a_doubled_batch(data, batch, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    child = [str(Path(__file__).with_name("gradient_child.py")), str(data), str(tmp_path)]
+    done = subprocess.run([*command, *child], env=environment, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    torch.manual_seed(0)
+    alone = ReconstructionObjective(reconstruction_settings(noise=(0.0, 0.0), accelerations=(1.0,)))
+    alone(batch)["loss"].backward()
+    together = safetensors.torch.load_file(tmp_path / "gradient.safetensors")
+    largest = max(float(weight.grad.abs().max()) for weight in alone.parameters() if weight.grad is not None)
+    for name, weight in alone.named_parameters():
+        torch.testing.assert_close(together[name], weight.grad, atol=1e-4 * largest, rtol=1e-3, msg=name)
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+    assert (tmp_path / "run" / "log.jsonl").read_text().count('"started"') == 1
+
+
+def test_the_command_trains_lists_settings_and_refuses_what_it_does_not_know(data, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "reconstruction: {steps: 1, epoch: 1, batch: 1, validation_slices: 1, kinds: [brain-flair], lines: 48,\n"
+        "  reconstructor: {stages: 1, denoiser: {name: unet, settings: {channels: [4]}},"
+        " enhancer: {name: gated_unet, settings: {channels: [4]}}}}\n"
+    )
+    command = ["train", "reconstruction", "--config", str(recipe), "--data", str(data), "-o", str(tmp_path / "run")]
+    assert main([*command, "--device", "cpu", "--set", "learning_rate=0.001"]) == 0
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+    assert main(["train", "sampling", "--list"]) == 0
+    assert "lesion_weight" in capsys.readouterr().out
+    assert main([*command, "--set", "stepz=1"]) == 1
+    assert "has no stepz" in capsys.readouterr().err
+    assert main(["train", "all", "--config", str(recipe), "--data", str(data), "-o", str(tmp_path / "all")]) == 1
+    assert "a recipe has the tables backbone, netad, reconstruction" in capsys.readouterr().err

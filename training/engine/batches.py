@@ -1,0 +1,229 @@
+"""Which slices each step sees: decided by the seed and the number of the step alone, so that a run can be resumed.
+
+Crops are cut along the readout only. The readout is fully sampled, so after its Fourier transform every row of the
+image is a problem by itself: a crop of some rows with all phase-encoding lines is exact, and trains as well as whole
+slices at a fraction of the memory. The same cannot be done along phase encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
+
+from pass_recon.phantom.draws import mixed_seed
+from pass_recon.types import InputError
+from training.dataset import SliceDataset, Slices, Split, collate
+from training.engine.processes import Processes
+from training.engine.settings import TrainingSettings
+
+Detect = Callable[[Slices, torch.Generator], Tensor]
+"""A whole slice, and chance, to its anomaly map ``(ro, pe)``."""
+Key = tuple[int, int]
+"""Place in the order of all slices ever seen, and number of the slice in its dataset."""
+
+
+def open_slices(folders: Sequence[str | Path], split: Split, kinds: Sequence[str] = ()) -> list[SliceDataset]:
+    """The slices of a split, one dataset for each folder and kind that has any.
+
+    Parameters
+    ----------
+    folders
+        Prepared datasets.
+    split
+        ``train``, ``validation`` or ``test``.
+    kinds
+        ``anatomy-contrast``, such as ``brain-t1``; all by default.
+
+    Raises
+    ------
+    InputError
+        If nothing fits.
+    """
+    found = []
+    for folder in folders:
+        whole = SliceDataset(folder)
+        here = sorted({(case["anatomy"], case["contrast"]) for case in whole.cases.values() if case["split"] == split})
+        for anatomy, contrast in here:
+            if not kinds or f"{anatomy}-{contrast}" in kinds:
+                found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast))
+    if not found:
+        told = ", ".join(kinds) or "any kind"
+        raise InputError(f"no {split} slices of {told} in {', '.join(map(str, folders))}")
+    return found
+
+
+class Batches:
+    """Batches of training slices, each kind (dataset) as often as any other, whatever their sizes.
+
+    Parameters
+    ----------
+    sources
+        Datasets; slices of one batch must have one size.
+    settings
+        Batch size, accumulation, seed and workers.
+    processes
+        Each process gets other slices.
+    first
+        Step to begin with.
+    rows
+        Readout rows of a crop; 0 keeps whole slices.
+    detect
+        Gives each slice its anomaly map, before it is cropped.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SliceDataset],
+        settings: TrainingSettings,
+        processes: Processes,
+        *,
+        first: int = 0,
+        rows: int = 0,
+        detect: Detect | None = None,
+    ) -> None:
+        self._parts = settings.accumulate
+        order = _Order([len(source) for source in sources], settings, processes, first)
+        self._loader = DataLoader(
+            AugmentedSlices(sources, settings.seed, rows, detect),
+            batch_sampler=order,
+            num_workers=settings.workers,
+            collate_fn=collate,
+            pin_memory=processes.device.type == "cuda",
+            persistent_workers=False,
+        )
+        self._device = processes.device
+        self._items: Iterator[Slices] | None = None
+
+    def of(self, step: int) -> Iterator[Slices]:
+        """The batches of the step that is due, on the device."""
+        del step  # the loader began at the right one and goes on in order; the word is for the reader of the loop
+        if self._items is None:
+            self._items = iter(self._loader)
+        for _ in range(self._parts):
+            yield next(self._items).to(self._device, non_blocking=True)
+
+
+class _Order(Sampler[list[Key]]):
+    """Keys of batch after batch for one process."""
+
+    def __init__(self, counts: Sequence[int], settings: TrainingSettings, processes: Processes, first: int) -> None:
+        self._counts, self._settings, self._processes, self._first = counts, settings, processes, first
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        settings, count = self._settings, self._processes.count
+        for part in range(self._first * settings.accumulate, settings.steps * settings.accumulate):
+            start = (part * count + self._processes.rank) * settings.batch
+            yield [(place, self._slice(place)) for place in range(start, start + settings.batch)]
+
+    def _slice(self, place: int) -> int:
+        """Kinds take turns; within a kind all slices come once, in a new order each time round."""
+        kinds = len(self._counts)
+        turn, kind = divmod(place, kinds)
+        size = self._counts[kind]
+        lap, offset = divmod(turn, size)
+        shuffled = torch.Generator().manual_seed(mixed_seed(self._settings.seed, "order", kind, lap))
+        number = int(torch.randperm(size, generator=shuffled)[offset])
+        return sum(self._counts[:kind]) + number
+
+
+class AugmentedSlices(Dataset[Slices]):
+    """Slices by their key, flipped along either axis by chance, and cropped along the readout."""
+
+    def __init__(self, sources: Sequence[SliceDataset], seed: int, rows: int, detect: Detect | None = None) -> None:
+        self._slices: ConcatDataset[Slices] = ConcatDataset(sources)
+        self._seed, self._rows, self._detect = seed, rows, detect
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, key: Key) -> Slices:
+        place, number = key
+        draw = torch.Generator().manual_seed(mixed_seed(self._seed, "augmentation", place))
+        item: Slices = self._slices[number]
+        if self._detect is not None:
+            item = replace(item, anomaly_map=self._detect(item, draw))
+        if self._rows:
+            item = crop_readout(item, self._rows, draw)
+        axes = [axis for axis in (-2, -1) if torch.rand((), generator=draw) < 0.5]
+        return flipped(item, axes)
+
+
+def crop_readout(item: Slices, rows: int, draw: torch.Generator) -> Slices:
+    """``rows`` rows of a slice, as `chosen_rows` chooses them. Boxes are dropped: they belong to the whole slice."""
+    return _on_rows(item, chosen_rows(item.image, item.anomaly_mask, rows, draw))
+
+
+def chosen_rows(image: Tensor, lesions: Tensor, rows: int, draw: torch.Generator) -> slice:
+    """A run of rows of an image ``(ro, pe)`` at any place of the anatomy; every second time across a lesion, if any."""
+    height = image.shape[-2]
+    if not 0 < rows < height:
+        return slice(0, height)
+    low, high = 0, height - rows
+    touched = lesions.any(-1).nonzero().flatten()
+    if len(touched) and torch.rand((), generator=draw) < 0.5:
+        row = int(touched[torch.randint(len(touched), (1,), generator=draw)])
+        low, high = max(low, row - rows + 1), min(high, row)
+    else:
+        # Rows of air teach little.
+        magnitude = image.abs().amax(-1)
+        shown = (magnitude > 0.1 * magnitude.max()).nonzero().flatten()
+        if len(shown):
+            low = min(high, max(low, int(shown[0]) - rows // 4))
+            high = max(low, min(high, int(shown[-1]) - 3 * rows // 4))
+    first = int(torch.randint(low, high + 1, (1,), generator=draw))
+    return slice(first, first + rows)
+
+
+def flipped(item: Slices, axes: list[int]) -> Slices:
+    """The slice mirrored along axes of the image (−2 readout, −1 phase encoding); its boxes are dropped."""
+    if not axes:
+        return item
+    inner = [axis - 1 for axis in axes]
+    return replace(
+        item,
+        image=item.image.flip(axes),
+        stored_maps=item.stored_maps.flip(inner),
+        stored_images=None if item.stored_images is None else item.stored_images.flip(inner),
+        anomaly_mask=item.anomaly_mask.flip(axes),
+        anomaly_map=None if item.anomaly_map is None else item.anomaly_map.flip(axes),
+        boxes=(),
+    )
+
+
+def step_generator(settings: TrainingSettings, step: int, processes: Processes, part: int = 0) -> torch.Generator:
+    """Fresh randomness of one batch, the same whenever this step is done again."""
+    seed = mixed_seed(settings.seed, "step", step, part, processes.rank)
+    return torch.Generator(device=processes.device).manual_seed(seed)
+
+
+def _on_rows(item: Slices, rows: slice) -> Slices:
+    images: Any = item.stored_images
+    return replace(
+        item,
+        image=item.image[rows],
+        stored_maps=item.stored_maps[:, rows],
+        stored_images=None if images is None else images[:, rows],
+        anomaly_mask=item.anomaly_mask[rows],
+        anomaly_map=None if item.anomaly_map is None else item.anomaly_map[rows],
+        boxes=(),
+    )
+
+
+def validation_slices(sources: Sequence[SliceDataset], count: int) -> list[Slices]:
+    """About ``count`` whole slices spread over all kinds, always the same, those with lesions first."""
+    share = max(1, count // len(sources))
+    return [source[number] for source in sources for number in _spread(source, share)]
+
+
+def _spread(source: SliceDataset, count: int) -> list[int]:
+    labels: Tensor = torch.tensor(source.labels())
+    abnormal = (labels == 1).nonzero().flatten()
+    pool = abnormal if len(abnormal) >= count else torch.arange(len(labels))
+    places = torch.linspace(0, len(pool) - 1, count + 2)[1:-1] if len(pool) > count else torch.arange(len(pool))
+    return [int(pool[int(place)]) for place in places]

@@ -1,0 +1,92 @@
+"""One process or many: `torchrun` starts them, this module tells each its place and its device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+from pass_recon.types import InputError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The place of this process among those that train together.
+
+    Attributes
+    ----------
+    rank, count
+        Number of this process, and how many there are.
+    device
+        Where it computes.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process, so that all of them stop at the same step."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.device)
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        return bool(flags > 0)
+
+
+@contextmanager
+def joined_processes(device: str = "auto") -> Iterator[Processes]:
+    """Join the processes that `torchrun` started, or be the only one.
+
+    Parameters
+    ----------
+    device
+        ``auto`` (CUDA if there is any), ``cpu``, ``cuda`` …; with several GPUs each process takes its own.
+
+    Raises
+    ------
+    InputError
+        If the device is not there.
+    """
+    count, rank, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+    place = _device(device, local)
+    if count == 1:
+        yield Processes(0, 1, place)
+        return
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, count, place)
+    finally:
+        distributed.destroy_process_group()
+
+
+_TORCHRUN = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+
+
+def _device(name: str, local: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"there is no device {name!r}: {error}") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(f"device {name!r} was asked for, but this machine has no CUDA device")
+        device = torch.device("cuda", local if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,189 @@
+"""The folder of a training run: what was asked, with which software, how it went, and the weights.
+
+settings.yaml          as the run was started
+versions.json          software, device, command line
+log.jsonl              one line an event: steps, validations, interruptions
+tensorboard/           the same for TensorBoard, where it is installed
+figures/               a picture a validation
+checkpoint.safetensors everything needed to go on, at most a few minutes old
+weights.safetensors    the averaged weights at the last validation: what the next stage and bundles take
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from pass_recon import __version__
+from pass_recon.config import to_dict
+from pass_recon.types import InputError
+from training.engine.settings import TrainingSettings, read_table
+
+SETTINGS, VERSIONS, LOG = "settings.yaml", "versions.json", "log.jsonl"
+CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
+# What may differ when a run goes on: none of it touches a number that is computed.
+_FREE = {"workers", "checkpoint_minutes"}
+
+
+class RunFolder:
+    """Where a run keeps its things; opened again, it goes on.
+
+    Parameters
+    ----------
+    path
+        The folder; made if need be.
+    settings
+        Of the run.
+    stage
+        Its name: a folder of another stage is refused.
+    writes
+        Whether this process is the one that writes.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run with other settings.
+    """
+
+    def __init__(self, path: str | Path, settings: TrainingSettings, stage: str, *, writes: bool = True) -> None:
+        self.path = Path(path)
+        self.writes = writes
+        self._board: Any = None
+        wanted = {"stage": stage, **json.loads(json.dumps(to_dict(settings)))}
+        if (self.path / SETTINGS).is_file():
+            self._check_same(wanted)
+        elif self.writes:
+            (self.path / "figures").mkdir(parents=True, exist_ok=True)
+            write_aside(self.path / SETTINGS, yaml.safe_dump(wanted, sort_keys=False).encode())
+        if self.writes:
+            write_aside(self.path / VERSIONS, json.dumps(versions(), indent=2).encode())
+            self._board = _tensorboard(self.path)
+
+    def log(self, event: str, step: int, **values: Any) -> None:
+        """Add a line to the log, and its numbers to TensorBoard."""
+        if not self.writes:
+            return
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "event": event, "step": step, **values}
+        with (self.path / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def figure(self, epoch: int) -> Path:
+        """Where the picture of a validation goes."""
+        return self.path / "figures" / f"epoch_{epoch:04d}.png"
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Write tensors and plain values aside, then move them into place."""
+        if self.writes:
+            # Clones, because the format refuses tensors that share memory, and networks may share layers.
+            plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+            metadata = {"about": json.dumps(dict(about))}
+            write_aside(self.path / name, safetensors.torch.save(plain, metadata))
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What `save` wrote, or None if there is nothing yet."""
+        path = self.path / name
+        return read_tensors(path) if path.is_file() else None
+
+    def close(self) -> None:
+        """Flush what TensorBoard is to show."""
+        if self._board is not None:
+            self._board.close()
+
+    def _check_same(self, wanted: Mapping[str, Any]) -> None:
+        found = read_table(self.path / SETTINGS)
+        changed = sorted(
+            name for name in {*wanted, *found} - _FREE if wanted.get(name, "absent") != found.get(name, "absent")
+        )
+        if changed:
+            told = "; ".join(f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}" for name in changed[:5])
+            raise InputError(
+                f"{self.path} holds a run with other settings ({told}). Go on with its own settings, or give another "
+                f"folder and initial={self.path} to start from its weights"
+            )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and plain values of a file that `RunFolder.save` wrote.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+            return tensors, json.loads((file.metadata() or {}).get("about", "{}"))
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def load_weights(run: str | Path, prefix: str = "") -> dict[str, Tensor]:
+    """The averaged weights of a run, those below ``prefix`` with the prefix cut off.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no weights, or none below the prefix.
+    """
+    path = Path(run) / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{run} holds no {WEIGHTS}: the run has not reached its first validation, or is none")
+    tensors, _ = read_tensors(path)
+    found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if not found:
+        raise InputError(f"{path} holds no weights of {prefix.rstrip('.')!r}")
+    return found
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def versions() -> dict[str, Any]:
+    """What a run was made with."""
+    return {
+        "pass_recon": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+@contextmanager
+def opened_run(path: str | Path, settings: TrainingSettings, stage: str, *, writes: bool = True) -> Iterator[RunFolder]:
+    """A run folder that is closed at the end."""
+    run = RunFolder(path, settings, stage, writes=writes)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def _tensorboard(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path / "tensorboard"))

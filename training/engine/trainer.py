@@ -1,0 +1,288 @@
+"""The mechanics of training that no stage should have to think about: a stage's loop stays a page long.
+
+trainer = Trainer(objective, settings, run, processes)
+for step in trainer.steps():
+    for slices in batches.of(step):
+        trainer.learn(objective(slices))
+    trainer.advance()
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from pass_recon.types import InputError, PassError
+from training.engine.processes import Processes
+from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights
+from training.engine.settings import TrainingSettings
+
+Losses = Mapping[str, Tensor]
+LOSS = "loss"
+_LOG_STEPS = 10
+
+
+class Interrupted(PassError):
+    """Somebody asked the run to stop; it has been saved."""
+
+
+class Trainer:
+    """Optimiser, schedule, average, precision, processes, checkpoints and log of one run.
+
+    Parameters
+    ----------
+    objective
+        A module that holds the networks and whose call returns losses by name, each a mean over its slices; the one
+        called ``"loss"`` is minimised. Parameters that require no gradient are left alone.
+    settings
+        Of the run.
+    run
+        Its folder; a checkpoint in it is taken up.
+    processes
+        This process among those that train together.
+    faster
+        Learning rates of some parameters, as multiples: from a beginning of their name.
+
+    Attributes
+    ----------
+    objective
+        The same, on the device; in several processes wrapped so that gradients are averaged over them.
+    averaged
+        The objective with the moving average of the weights.
+    step
+        Steps done so far.
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        settings: TrainingSettings,
+        run: RunFolder,
+        processes: Processes,
+        *,
+        faster: Mapping[str, float] | None = None,
+    ) -> None:
+        self.settings, self.run, self.processes = settings, run, processes
+        objective = objective.to(processes.device)
+        if settings.initial:
+            start_from(objective, settings.initial)
+        self._names = [name for name, weight in objective.named_parameters() if weight.requires_grad]
+        self._plain = objective
+        self.averaged = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+        self.averaged.requires_grad_(False)
+        self._optimiser = torch.optim.AdamW(
+            _groups(objective, settings, faster or {}), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.step = 0
+        self._stop = ""
+        self._parts = 0
+        self._sums: dict[str, float] = {}
+        self._shown = ""
+        self._resume()
+        self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
+
+    def steps(self) -> Iterator[int]:
+        """The steps still to do, with a progress bar; saves now and then, at the end, and when told to stop.
+
+        Raises
+        ------
+        Interrupted
+            After Ctrl-C or SIGTERM, once the step under way is done and saved.
+        """
+        saved = time.monotonic()
+        with self._told_to_stop(), self._bar() as bar:
+            while self.step < self.settings.steps:
+                yield self.step
+                bar.update(1)
+                due = self.processes.first and time.monotonic() - saved > 60 * self.settings.checkpoint_minutes
+                if self.processes.any(bool(self._stop)):
+                    self.save()
+                    self.run.log("interrupted", self.step, by=self._stop)
+                    raise Interrupted(f"stopped at step {self.step} and saved; the same command goes on from there")
+                if due:
+                    self.save()
+                    saved = time.monotonic()
+                bar.set_postfix_str(self._shown, refresh=False)
+        self.save()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Networks in bfloat16 where the settings and the device allow it."""
+        device = self.processes.device.type
+        wanted = self.settings.precision == "bfloat16" or (
+            self.settings.precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        return torch.autocast(device, torch.bfloat16) if wanted else nullcontext()
+
+    def learn(self, *inputs: Any) -> None:
+        """Losses and gradients of one batch; ``accumulate`` of them make a step."""
+        last = self._parts + 1 == self.settings.accumulate
+        quiet = self.objective.no_sync() if isinstance(self.objective, DistributedDataParallel) and not last else None
+        with quiet or nullcontext(), out_of_memory_explained(self.settings):
+            with self.autocast():
+                losses: Losses = self.objective(*inputs)
+            (losses[LOSS] / self.settings.accumulate).backward()
+        self._parts += 1
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+
+    def advance(self) -> None:
+        """Take the step that the gradients ask for."""
+        factor = self._schedule()
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["top"] * factor
+        weights = [weight for group in self._optimiser.param_groups for weight in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(weights, self.settings.gradient_clip))
+        if math.isfinite(norm):
+            self._optimiser.step()
+            self.averaged.update_parameters(self._plain)
+        else:
+            self.run.log("skipped", self.step, norm=str(norm))
+        self._optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self._report(norm, factor)
+        self._parts = 0
+
+    def epoch(self) -> int:
+        """Number of the epoch that just ended, or 0 in the middle of one."""
+        ended = self.step % self.settings.epoch == 0 or self.step == self.settings.steps
+        return -(-self.step // self.settings.epoch) if ended else 0
+
+    def keep(self, **metrics: float) -> None:
+        """Make the averaged weights the result of the run so far, and log what they are worth."""
+        self.run.log("validation", self.step, **metrics)
+        self.run.save(WEIGHTS, self.averaged.module.state_dict(), {"step": self.step, **metrics})
+
+    def save(self) -> None:
+        """Write the checkpoint: weights, their average, the optimiser, the step; randomness follows from the step."""
+        tensors = {f"weights.{name}": value for name, value in self._plain.state_dict().items()}
+        tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        for number, state in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        self.run.save(CHECKPOINT, tensors, {"step": self.step, "sums": self._sums, "names": self._names})
+
+    def _resume(self) -> None:
+        loaded = self.run.load(CHECKPOINT)
+        if loaded is None:
+            self.run.log("started", 0)
+            return
+        tensors, about = loaded
+        if about["names"] != self._names:
+            raise InputError(f"the checkpoint in {self.run.path} holds other networks; give another folder")
+        self._plain.load_state_dict(_below(tensors, "weights."))
+        self.averaged.load_state_dict(_below(tensors, "averaged."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(tensors, "optimiser.").items():
+            number, name = key.split(".", 1)
+            state.setdefault(int(number), {})[name] = value
+        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": state})
+        self.step, self._sums = int(about["step"]), dict(about["sums"])
+        self.run.log("resumed", self.step)
+
+    def _schedule(self) -> float:
+        """Linear warm-up, then half a cosine down to 1 %."""
+        settings = self.settings
+        rise = min(1.0, (self.step + 1) / max(settings.warmup, 1))
+        return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.step / settings.steps)))
+
+    def _report(self, norm: float, factor: float) -> None:
+        if self.step % _LOG_STEPS and self.step != self.settings.steps:
+            return
+        done = self.step % _LOG_STEPS or _LOG_STEPS
+        means = {name: total / (done * self.settings.accumulate) for name, total in self._sums.items()}
+        self._sums = {}
+        self._shown = f"{LOSS} {means[LOSS]:.4g}"
+        self.run.log("step", self.step, **means, gradient=norm, learning_rate=self.settings.learning_rate * factor)
+
+    @contextmanager
+    def _told_to_stop(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let the step under way finish; a second one acts at once."""
+        before: dict[int, Any] = {}
+
+        def stop(number: int, _frame: object) -> None:
+            self._stop = signal.Signals(number).name
+            signal.signal(number, before[number])
+
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, stop)
+        except ValueError:  # not the main thread: whoever runs us handles signals
+            pass
+        try:
+            yield
+        finally:
+            for number_before, handler in before.items():
+                signal.signal(number_before, handler)
+
+    @contextmanager
+    def _bar(self) -> Iterator[Any]:
+        # None shows the bar where standard error is a terminal.
+        hidden = None if self.processes.first else True
+        bar = tqdm(total=self.settings.steps, initial=self.step, unit="step", disable=hidden, file=sys.stderr)
+        with bar:
+            yield bar
+
+
+def start_from(objective: nn.Module, run: str) -> None:
+    """Take over the weights of another run wherever names and shapes are the same; at least one must be."""
+    weights, ours = load_weights(run), objective.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in ours and ours[name].shape == value.shape}
+    if not fitting:
+        raise InputError(f"no weights in {run} fit this network")
+    objective.load_state_dict(fitting, strict=False)
+
+
+@contextmanager
+def out_of_memory_explained(settings: TrainingSettings) -> Iterator[None]:
+    """Say which settings need less memory, instead of a trace through the allocator."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _lower(settings, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what the CPU's allocator says
+            raise
+        raise _lower(settings, error) from error
+
+
+def _lower(settings: TrainingSettings, error: BaseException) -> InputError:
+    crop = f", rows (now {rows})" if (rows := getattr(settings, "rows", 0)) else ""
+    keep = "" if getattr(settings, "checkpointing", True) else ", or set checkpointing to true"
+    return InputError(
+        f"out of memory at batch {settings.batch}: lower batch and raise accumulate (now {settings.accumulate}){crop}"
+        f"{keep} ({json.dumps(str(error).splitlines()[0])})"
+    )
+
+
+def _groups(objective: nn.Module, settings: TrainingSettings, faster: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parameters by their learning rate; only matrices and filters decay."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, weight in objective.named_parameters():
+        if weight.requires_grad:
+            times = next((value for start, value in faster.items() if name.startswith(start)), 1.0)
+            groups.setdefault((times, weight.ndim > 1), []).append(weight)
+    if not groups:
+        raise InputError("nothing here can be trained: no parameter requires a gradient")
+    return [
+        {
+            "params": weights,
+            "top": settings.learning_rate * times,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for (times, decays), weights in groups.items()
+    ]
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

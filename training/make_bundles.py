@@ -1,0 +1,120 @@
+"""From finished runs to bundles, and from an evaluation to the metrics on their cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pass_recon.bundles import Bundle, save_bundle
+from pass_recon.config import NetworkConfig, ReconstructorConfig, SamplerConfig, from_dict
+from pass_recon.reconstruction.unrolled import UnrolledReconstructor
+from pass_recon.sampling.budget import acs_fraction
+from pass_recon.sampling.personal import LineSampler
+from pass_recon.types import InputError
+from training.detectors import NETAD, load_detectors
+from training.engine.run_folder import SETTINGS, VERSIONS, WEIGHTS, load_weights, read_tensors
+from training.engine.settings import read_table
+from training.objectives import bundle_name
+
+DATA = (
+    "Open MS data (Lesjak et al., Neuroinformatics 2016; CC-BY): T1w and FLAIR magnitude volumes of three patients "
+    "(01, 03, 04), with simulated lesions painted in, simulated coils, phase and noise",
+    "simulated patients of pass_recon.phantom: brain T1w and FLAIR, knee PD",
+)
+LICENCE = "MIT; the Open MS data are CC-BY and must be attributed as above"
+NOTES = (
+    "Research software, not for clinical use. Trained on the data named here, most of it simulated; never on measured "
+    "k-space. The vision-language backbone is a small CLIP of our own, trained on the same slices and their captions "
+    "because no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
+)
+
+
+def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> list[Path]:
+    """Write a bundle for every kind and acceleration that the stages were trained for, replacing older ones.
+
+    Parameters
+    ----------
+    runs
+        Holds the run folders ``guided`` (or ``reconstruction``), ``sampling`` and ``netad``; without the last, bundles
+        have no detector.
+    output
+        A folder for the bundles.
+    results
+        Results of `pass-recon evaluate`, whose metrics go to the cards.
+
+    Raises
+    ------
+    InputError
+        If a run is missing or has no weights yet.
+    """
+    sampling = read_table(runs / "sampling" / SETTINGS)
+    first = runs / ("guided" if (runs / "guided" / WEIGHTS).is_file() else "reconstruction")
+    stage_1 = read_table(first / SETTINGS)
+    reconstructor = UnrolledReconstructor(from_dict(ReconstructorConfig, stage_1["reconstructor"]))
+    reconstructor.load_state_dict(load_weights(first, "reconstructor."))
+    netads = load_detectors(runs / "netad") if (runs / "netad" / NETAD).is_file() else {}
+    measured = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+    folders = []
+    for kind in sampling["kinds"]:
+        for acceleration in sampling["accelerations"]:
+            name = bundle_name(kind, acceleration)
+            sampler = LineSampler(
+                SamplerConfig(
+                    lines=stage_1["lines"],
+                    personal=from_dict(NetworkConfig, sampling["network"]),
+                    acs_fraction=acs_fraction(acceleration),
+                )
+            )
+            sampler.load_state_dict(load_weights(runs / "sampling", f"samplers.{name}."))
+            anatomy, contrast = kind.split("-")
+            bundle = Bundle(
+                name=name,
+                anatomy=anatomy,
+                contrast=contrast,
+                acceleration=float(acceleration),
+                acs_fraction=acs_fraction(acceleration),
+                reconstructor=reconstructor,
+                sampler=sampler,
+                netad=netads.get(kind),
+                card=_description(runs, first, name, measured),
+            )
+            shared = ("reconstructor", "backbone", "netad")
+            folders.append(save_bundle(bundle, output / name, half=True, shared=shared, overwrite=True))
+    _forget_unused(output, folders)
+    return folders
+
+
+def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    stages = {
+        "netad": runs / "netad",
+        "reconstruction": runs / "reconstruction",
+        first.name: first,
+        "sampling": runs / "sampling",
+    }
+    recipe = {
+        stage: {"settings": read_table(folder / SETTINGS), "steps_done": _steps(folder)}
+        for stage, folder in stages.items()
+        if (folder / SETTINGS).is_file()
+    }
+    metrics = {key: value for result in measured for key, value in result.get("cards", {}).get(name, {}).items()}
+    versions = json.loads((first / VERSIONS).read_text(encoding="utf-8"))
+    recipe["trained_with"] = {key: versions[key] for key in ("torch", "python", "machine", "threads")}
+    return {"data": list(DATA), "licence": LICENCE, "notes": NOTES, "metrics": metrics, "recipe": recipe}
+
+
+def _steps(folder: Path) -> int:
+    return int(read_tensors(folder / WEIGHTS)[1].get("step", 0)) if (folder / WEIGHTS).is_file() else 0
+
+
+def _forget_unused(output: Path, folders: Sequence[Path]) -> None:
+    """Remove shared files that no bundle of the folder names any more."""
+    cards = [json.loads((folder / "card.json").read_text(encoding="utf-8")) for folder in output.glob("*/")
+             if (folder / "card.json").is_file()]  # fmt: skip
+    used = {name for card in cards for name, entry in card["files"].items() if entry["shared"]}
+    if not folders:
+        raise InputError(f"no bundle was made in {output}")
+    for path in (output / "common").glob("*.safetensors"):
+        if path.name not in used:
+            path.unlink()

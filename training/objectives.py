@@ -1,0 +1,55 @@
+"""Pieces of the losses that the stages share. Ground truth never enters the models: it stays here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pass_recon.sampling.budget import acs_count, acs_fraction, line_budget
+from pass_recon.sampling.lines import acs_mask
+from pass_recon.sampling.population import draw_lines, line_probabilities, straight_through
+from training.dataset import Slices
+
+# An error this small, 80 dB below the peak, is as good as none: the logarithm stops there.
+_SMALLEST = 1e-8
+
+
+def bundle_name(kind: str, acceleration: float) -> str:
+    """For example ``brain-t1-4x`` of the kind ``brain-t1``."""
+    return f"{kind}-{acceleration:g}x"
+
+
+def kinds_of(slices: Slices) -> list[str]:
+    """Anatomy and contrast of each slice of a batch, such as ``brain-t1``."""
+    return [f"{anatomy}-{contrast}" for anatomy, contrast in zip(slices.anatomy, slices.contrast, strict=True)]
+
+
+def acs_of(pe: int, acceleration: float) -> Tensor:
+    """``(pe,)`` bool: the ACS of a scan at this acceleration."""
+    return acs_mask(pe, acs_count(pe, acs_fraction(acceleration)))
+
+
+def drawn_lines(logits: Tensor, acceleration: float, generator: torch.Generator | None = None) -> Tensor:
+    """Lines drawn by their logits ``(..., pe)``, as 0 and 1 with the gradient of their probabilities (LOUPE)."""
+    pe = logits.shape[-1]
+    acs = acs_of(pe, acceleration).to(logits.device)
+    probabilities = line_probabilities(logits, acs, line_budget(pe, acceleration))
+    return straight_through(draw_lines(probabilities.detach(), generator), probabilities)
+
+
+def squared_error(image: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean ``|image − truth|²`` of each slice ``(b, ro, pe)``, weighted by ``(b, ro, pe)``; 0 where all weights are."""
+    error = torch.view_as_real(image - truth).square().sum(-1)
+    if weight is None:
+        return error.mean((-2, -1))
+    return (error * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1.0)
+
+
+def decibels(error: Tensor) -> Tensor:
+    """``10 log₁₀`` of squared errors: −PSNR of images that peak at 1."""
+    return 10 * error.clamp(min=_SMALLEST).log10()
+
+
+def lesion_weight(slices: Slices, anomaly_map: Tensor) -> Tensor:
+    """``(b, ro, pe)``: 1 in known lesions, elsewhere what the detector says."""
+    return torch.maximum(anomaly_map, slices.anomaly_mask.to(anomaly_map.dtype))

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Everything that the shipped bundles come from, in one command: data, training, bundles, evaluation, cards.
+# Started again it goes on where it stopped. Usage: make bundles OPEN_MS=<folder of the Open MS volumes>
+set -euo pipefail
+pass_recon="$BIN/pass-recon"
+data="$RUNS/data"
+volumes="$RUNS/volumes"
+
+# Patient 12 is for validation, the two skull-stripped patients for the few-shot test: neither is ever trained on.
+mkdir -p "$volumes/train" "$volumes/patient12" "$volumes/mni"
+ln -sf "$(realpath "$OPEN_MS")"/patient0* "$volumes/train"
+ln -sf "$(realpath "$OPEN_MS")"/patient12* "$volumes/patient12"
+ln -sf "$(realpath "$OPEN_MS")"/mni* "$volumes/mni"
+
+prepare() { "$pass_recon" train prepare "$@"; }
+prepare --nifti "$volumes/train" --paint 3 --seed 1 --coils 10 --split 1 0 0 -o "$data/real"
+prepare --nifti "$volumes/patient12" --coils 12 --split 0 0 1 -o "$data/patient12"
+prepare --nifti "$volumes/mni" --coils 12 --split 0 0 1 -o "$data/mni"
+for contrast in t1 flair; do
+    prepare --simulated 60 --slices 4 --coils 10 --contrast "$contrast" --seed 11 --split 0.84 0.16 0 -o "$data/simulated"
+done
+prepare --simulated 110 --slices 4 --coils 10 --anatomy knee --contrast pd --seed 11 --split 0.84 0.16 0 -o "$data/simulated"
+# Held out: other patients (another seed), one slice each, and the same patients without their lesions.
+held_out() {
+    prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 0.3 "$@" -o "$data/held_out"
+    prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 1.0 "$@" -o "$data/twins"
+}
+held_out --contrast t1
+held_out --contrast flair
+held_out --anatomy knee --contrast pd
+
+"$pass_recon" train all --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" -o "$RUNS"
