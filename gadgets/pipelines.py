@@ -28,23 +28,47 @@ def pipeline_for(scan: Scan) -> Pipeline:
     InputError
         If there is no such device, or the bundle is for another acceleration.
     """
-    return _load(scan.properties)
+    return _load(scan.properties, scan.kind)
 
 
 def warm_up(properties: Properties) -> None:
-    """Load and run once what scans with these properties will need; raises as `pipeline_for` does."""
+    """Load and run once what scans with these properties may need; raises as `pipeline_for` does."""
+    kinds = [""]
+    if properties.bundle == "auto":
+        from pass_recon.bundles import shipped_bundles
+
+        ending = f"-{properties.acceleration:g}x"
+        kinds += [name.removesuffix(ending) for name in shipped_bundles() if name.endswith(ending)]
+    for kind in kinds:
+        _run_once(_load(properties, kind))
+
+
+def _run_once(pipeline: Pipeline) -> None:
     import torch
 
-    pipeline = _load(properties)
     # The first Fourier transform and the first decomposition in a process cost up to a second.
     kspace, lines = torch.randn(4, 64, 64, dtype=torch.complex64), pipeline.acs(64)
     pipeline.plan(kspace[..., lines], lines, (64, 64))
     pipeline.reconstruct(kspace, pipeline.population_plan(64).lines)
 
 
-def _load(properties: Properties) -> Pipeline:
-    # There is no bundle yet that "auto" could choose.
-    bundle = None if properties.bundle in ("auto", "classical") else properties.bundle
+def chosen_bundle(properties: Properties, kind: str) -> str | None:
+    """The bundle for a scan of a kind: the one asked for, or with ``auto`` the shipped one that fits, None for none."""
+    from pass_recon.bundles import shipped_bundles
+
+    if properties.bundle == "classical":
+        return None
+    if properties.bundle != "auto":
+        return properties.bundle
+    name = f"{kind}-{properties.acceleration:g}x"
+    if name in shipped_bundles():
+        return name
+    _log.info("no shipped bundle for %s at %g×: the classical pair", kind or "this header", properties.acceleration)
+    return None
+
+
+def _load(properties: Properties, kind: str) -> Pipeline:
+    bundle = chosen_bundle(properties, kind)
     key = (bundle, _device(properties.device), properties.acceleration, properties.anomaly)
     with _loading:  # two sessions that start together must not load the same networks twice
         if key not in _loaded:

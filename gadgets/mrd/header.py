@@ -6,6 +6,7 @@ phase-encoding lines is that of ``encodedSpace``, with the centre of k-space at 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,14 @@ from pass_recon.types import InputError
 DEFAULT_NOISE_BANDWIDTH = 0.793
 # With these modes the calibration lines are a scan of their own, possibly of another contrast.
 _SEPARATE_CALIBRATION = ("separate", "external")
+# How protocols, sequences and studies are named, fastMRI's among them: AXT1POST, AX_FLAIR, CORPD_FBK, knee_pd.
+_ANATOMY_WORDS = {"knee": r"knee|corpd", "brain": r"brain|head|cerebr|neuro|ax_?(?:t1|t2_?flair|flair)"}
+_CONTRAST_WORDS = {
+    "flair": r"flair|tirm",
+    "t1": r"(?<![a-z0-9])(?:ax_?|cor_?|sag_?)?t1",
+    "pd": r"(?<![a-z])(?:cor_?)?pd",
+}
+_FAT_SUPPRESSED = r"(?<![a-z])(?:fs|fatsat|spair|stir)(?![a-z])|pdfs"
 # More missing lines on one side than on the other, as a share of all, before it is called partial Fourier.
 _PARTIAL_FOURIER = 0.05
 
@@ -94,6 +103,9 @@ class Encoding:
 class Scan:
     """A scan's header and the user's properties: all that a stage must know besides the data.
 
+    ``kind`` is anatomy and contrast as bundles are named, ``brain-t1`` for example; empty where the header does not
+    tell.
+
     Parameters
     ----------
     header
@@ -117,6 +129,7 @@ class Scan:
         bandwidth = getattr(system, "relativeReceiverNoiseBandwidth", None)
         self.noise_bandwidth: float = DEFAULT_NOISE_BANDWIDTH if bandwidth is None else bandwidth
         self.protocol_name: str = getattr(measurement, "protocolName", None) or ""
+        self.kind = _kind(parsed)
         self.first_encoding = self.encoding(0)
 
     def encoding(self, space: int) -> Encoding:
@@ -140,6 +153,29 @@ class Scan:
     @cached_property
     def _known(self) -> dict[int, Encoding]:
         return {}
+
+
+def _kind(parsed: Any) -> str:
+    """``brain-t1`` and the like by the words of the header; empty where they do not tell, or tell of something else."""
+    measurement, study = parsed.measurementInformation, parsed.studyInformation
+    words = [
+        getattr(part, name, None) or ""
+        for part, name in (
+            (measurement, "protocolName"),
+            (measurement, "seriesDescription"),
+            (measurement, "sequenceName"),
+            (study, "bodyPartExamined"),
+            (study, "studyDescription"),
+        )
+    ]
+    text = " ".join(words).lower()
+    anatomy, contrast = (
+        next((name for name, pattern in known.items() if re.search(pattern, text)), "")
+        for known in (_ANATOMY_WORDS, _CONTRAST_WORDS)
+    )
+    if not anatomy or not contrast or (contrast == "pd" and re.search(_FAT_SUPPRESSED, text)):
+        return ""
+    return f"{anatomy}-{contrast}"
 
 
 def _parse(header: bytes | str) -> Any:
