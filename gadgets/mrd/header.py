@@ -22,10 +22,10 @@ DEFAULT_NOISE_BANDWIDTH = 0.793
 # With these modes the calibration lines are a scan of their own, possibly of another contrast.
 _SEPARATE_CALIBRATION = ("separate", "external")
 # How protocols, sequences and studies are named, fastMRI's among them: AXT1POST, AX_FLAIR, CORPD_FBK, knee_pd.
-_ANATOMY_WORDS = {"knee": r"knee|corpd", "brain": r"brain|head|cerebr|neuro|ax_?(?:t1|t2_?flair|flair)"}
+_ANATOMY_WORDS = {"knee": r"knee|corpd", "brain": r"brain|head|cerebr|neuro|ax[ _]?(?:t1|t2[ _]?flair|flair)"}
 _CONTRAST_WORDS = {
     "flair": r"flair|tirm",
-    "t1": r"(?<![a-z0-9])(?:ax_?|cor_?|sag_?)?t1",
+    "t1": r"(?<![a-z0-9])(?:(?:ax|cor|sag)[ _]?)?t1",
     "pd": r"(?<![a-z])(?:cor_?)?pd",
 }
 _FAT_SUPPRESSED = r"(?<![a-z])(?:fs|fatsat|spair|stir)(?![a-z])|pdfs"

@@ -1,0 +1,68 @@
+"""Which bundle a scan gets: by name, or with `auto` by what its header says it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from gadgets.mrd import Scan
+from gadgets.pipelines import chosen_bundle
+from gadgets.properties import Properties
+
+HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{study}
+<measurementInformation><patientPosition>HFS</patientPosition><protocolName>{protocol}</protocolName>
+</measurementInformation>
+<experimentalConditions><H1resonanceFrequency_Hz>63500000</H1resonanceFrequency_Hz></experimentalConditions>
+<encoding><encodedSpace>{space}</encodedSpace><reconSpace>{space}</reconSpace><encodingLimits/>
+<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"""
+SPACE = (
+    "<matrixSize><x>64</x><y>64</y><z>1</z></matrixSize><fieldOfView_mm><x>240</x><y>240</y><z>5</z></fieldOfView_mm>"
+)
+
+
+def kind(protocol: str, body_part: str = "") -> str:
+    """What the header of such a scan is taken for."""
+    study = (
+        f"<studyInformation><bodyPartExamined>{body_part}</bodyPartExamined></studyInformation>" if body_part else ""
+    )
+    return Scan(HEADER.format(protocol=protocol, study=study, space=SPACE), Properties()).kind
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body_part", "expected"),
+    [
+        ("brain_t1", "", "brain-t1"),
+        ("brain_flair", "", "brain-flair"),
+        ("knee_pd", "", "knee-pd"),
+        ("AXT1", "", "brain-t1"),
+        ("AXT1POST", "", "brain-t1"),
+        ("AX FLAIR", "", "brain-flair"),
+        ("AX T2 FLAIR", "", "brain-flair"),
+        ("CORPD_FBK", "", "knee-pd"),
+        ("t1_se_tra", "HEAD", "brain-t1"),
+        ("pd_tse_cor", "KNEE", "knee-pd"),
+        # Not what the bundles were trained for.
+        ("CORPDFS_FBK", "", ""),
+        ("pd_tse_fs_cor", "KNEE", ""),
+        ("AXT2", "", ""),
+        ("t2_tse_tra", "HEAD", ""),
+        ("t1_se_sag", "SPINE", ""),
+        ("t1_se_tra", "", ""),
+        ("localizer", "HEAD", ""),
+    ],
+)
+def test_headers_tell_anatomy_and_contrast(protocol, body_part, expected):
+    assert kind(protocol, body_part) == expected
+
+
+def test_auto_takes_the_shipped_bundle_of_the_kind_and_acceleration(monkeypatch):
+    monkeypatch.setattr("pass_recon.bundles.shipped_bundles", lambda: ("brain-t1-4x", "knee-pd-8x"))
+    assert chosen_bundle(Properties(), "brain-t1") == "brain-t1-4x"
+    assert chosen_bundle(Properties(acceleration=8.0), "brain-t1") is None
+    assert chosen_bundle(Properties(acceleration=8.0), "knee-pd") == "knee-pd-8x"
+    assert chosen_bundle(Properties(acceleration=6.0), "knee-pd") is None
+    assert chosen_bundle(Properties(), "") is None
+
+
+def test_a_bundle_that_was_asked_for_is_taken_whatever_the_header_says():
+    assert chosen_bundle(Properties(bundle="./mine"), "knee-pd") == "./mine"
+    assert chosen_bundle(Properties(bundle="classical"), "brain-t1") is None
