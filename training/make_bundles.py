@@ -98,10 +98,36 @@ def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[
         for stage, folder in stages.items()
         if (folder / SETTINGS).is_file()
     }
-    metrics = {key: value for result in measured for key, value in result.get("cards", {}).get(name, {}).items()}
+    metrics = {place: found for result in measured for place, found in card_metrics(result, name).items()}
     versions = json.loads((first / VERSIONS).read_text(encoding="utf-8"))
     recipe["trained_with"] = {key: versions[key] for key in ("torch", "python", "machine", "threads")}
     return {"data": list(DATA), "licence": LICENCE, "notes": NOTES, "metrics": metrics, "recipe": recipe}
+
+
+def card_metrics(results: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a card says of an evaluation: of every dataset and noise level the quality of PASS and what it gains.
+
+    Parameters
+    ----------
+    results
+        ``results.json`` of `pass-recon evaluate`.
+    name
+        Of the bundle.
+    """
+    found = {}
+    for group in results["groups"]:
+        if group["bundle"] != name:
+            continue
+        ours = group["methods"]["pass"]
+        found[f"{group['dataset']}, noise {group['noise']:g}, {group['maps']} coil maps"] = {
+            "patients": group["patients"],
+            "slices": group["slices"],
+            "whole image": {metric: ours[metric] for metric in ("psnr", "ssim", "nmse")},
+            "inside lesions": ours["inside"],
+            "psnr of PASS minus": group["differences"],
+            "detection": group["detection"],
+        }
+    return found
 
 
 def _steps(folder: Path) -> int:

@@ -38,6 +38,7 @@ from training.objectives import acs_of, bundle_name, decibels, kinds_of, squared
 from training.train_reconstruction import KINDS, mean_psnr
 
 STAGE = "sampling"
+_REACH = 0.5  # σ(5 · 0.5) = 0.92
 _AROUND = 17  # pixels across which the surroundings of a lesion count as the lesion
 
 
@@ -72,7 +73,7 @@ class SamplingSettings(TrainingSettings):
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("line_network"))
     rows: int = 64
     noise: tuple[float, float] = (0.003, 0.02)
-    lesion_weight: float = 1.0
+    lesion_weight: float = 2.0
     exploration: float = 0.1
 
 
@@ -99,7 +100,9 @@ class SamplingObjective(nn.Module):
         )
         for name in self.samplers:
             sampler = self.sampler(name)
-            sampler.population.load_state_dict(load_weights(settings.reconstruction, f"populations.{name}."))
+            logits = load_weights(settings.reconstruction, f"populations.{name}.")["logits"]
+            acceleration = float(name.rsplit("-", 1)[1].removesuffix("x"))
+            sampler.population.logits.data.copy_(within_reach(logits, acceleration))
             sampler.population.requires_grad_(False)
         for acceleration in settings.accelerations:
             first, *others = (self.sampler(bundle_name(kind, acceleration)) for kind in settings.kinds)
@@ -209,6 +212,20 @@ def planned(
             image, _ = objective.reconstructor(kspace, coil_maps, lines, lambda _, seen=seen: seen)
             results.append(ReconstructedSlice(name, item, image[0].cpu(), lines[0].cpu()))
     return results
+
+
+def within_reach(logits: Tensor, acceleration: float) -> Tensor:
+    """Population logits ``(pe,)`` that give the same plan, pressed together around the last line chosen.
+
+    LOUPE drives logits apart until no correction of a patient could move a line, nor a gradient ask for one. The order
+    stays, so the plan does.
+    """
+    pe = logits.shape[-1]
+    acs, budget = acs_of(pe, acceleration), line_budget(pe, acceleration)
+    chosen = select_lines(logits, acs, budget)
+    last, first_left_out = logits[chosen & ~acs].min(), logits[~chosen].max()
+    middle, spread = (last + first_left_out) / 2, logits[~acs].std().clamp(min=1e-6)
+    return _REACH * torch.tanh((logits - middle).double() / spread).to(logits.dtype)
 
 
 def surroundings(mask: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 from pass_recon import load_bundle
-from pass_recon.sampling.lines import calibration_width
+from pass_recon.sampling.budget import line_budget
+from pass_recon.sampling.lines import calibration_width, select_lines
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, simulate
@@ -22,7 +23,7 @@ from training.dataset import collate
 from training.engine.batches import open_slices
 from training.engine.run_folder import load_weights
 from training.make_bundles import make_bundles
-from training.objectives import decibels, drawn_lines, squared_error
+from training.objectives import acs_of, decibels, drawn_lines, squared_error
 from training.train_reconstruction import ReconstructionObjective, train_reconstruction
 from training.train_sampling import SamplingObjective, surroundings, train_sampling
 
@@ -133,7 +134,11 @@ def test_stage_2_starts_from_the_population_of_stage_1(runs):
     objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
     for name, sampler in objective.samplers.items():
         stage_1 = load_weights(runs / "reconstruction", f"populations.{name}.")["logits"]
-        assert torch.equal(sampler.population.logits, stage_1)
+        acceleration = float(name[-2])
+        plans = [select_lines(x, acs_of(LINES, acceleration), line_budget(LINES, acceleration))
+                 for x in (stage_1, sampler.population(LINES).detach())]  # fmt: skip
+        assert torch.equal(*plans)
+        assert float(sampler.population(LINES).detach().abs().max()) <= 0.5
     image = torch.randn(1, 48, LINES, dtype=torch.complex64)
     assert torch.equal(objective.samplers["knee-pd-8x"](image)[0], objective.samplers["knee-pd-8x"].population(LINES))
 
@@ -200,9 +205,14 @@ def test_runs_become_bundles_that_reconstruct(runs, tmp_path):
         torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-6)
     assert len(list((tmp_path / "bundles" / "common").iterdir())) == 1  # one reconstructor for all
     result = tmp_path / "results.json"
-    result.write_text(json.dumps({"cards": {"knee-pd-4x": {"psnr": [40.0, 39.0, 41.0]}}}))
+    interval = {"mean": 40.0, "low": 39.0, "high": 41.0}
+    ours = {"psnr": interval, "ssim": interval, "nmse": interval, "inside": {"psnr": interval}}
+    group = {"bundle": "knee-pd-4x", "dataset": "held_out", "noise": 0.005, "maps": "true", "patients": 2, "slices": 3,
+             "methods": {"pass": ours}, "differences": {}, "detection": {}}  # fmt: skip
+    result.write_text(json.dumps({"groups": [group, group | {"bundle": "another"}]}))
     make_bundles(runs, tmp_path / "bundles", results=[result])
-    assert load_bundle(tmp_path / "bundles" / "knee-pd-4x").card["metrics"] == {"psnr": [40.0, 39.0, 41.0]}
+    metrics = load_bundle(tmp_path / "bundles" / "knee-pd-4x").card["metrics"]
+    assert metrics["held_out, noise 0.005, true coil maps"]["whole image"]["psnr"] == interval
     assert load_bundle(folders[0]).card["metrics"] == {}
 
 
