@@ -23,6 +23,7 @@ COMMANDS = (
     "pass_recon_cli.recon",
     "pass_recon_cli.fastmri2mrd",
     "pass_recon_cli.bundle",
+    "pass_recon_cli.evaluate",
     "pass_recon_cli.train",
 )
 

@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -18,6 +19,8 @@ from pass_recon.types import InputError
 from training.prepare.case_file import SUFFIX
 from training.prepare.jobs import Job, Outcome, do
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _ANSWER_SECONDS = 10.0  # within which a scheduler must answer
 
 
@@ -55,12 +58,11 @@ def run_jobs(
         raise InputError(f"several sources have the same name: {', '.join(twice[:5])}")
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    workers = min(workers or _cores(), len(jobs))
-    if jobs and (scheduler or workers > 1):
-        with _dask_client(scheduler, workers) as client:
-            results = _collected(_on_cluster(client, jobs, str(folder)), len(jobs), progress)
-    else:
-        results = _collected((do(job, str(folder)) for job in jobs), len(jobs), progress)
+    results = list(
+        in_parallel(
+            partial(do, folder=str(folder)), jobs, _died, workers=workers, scheduler=scheduler, progress=progress
+        )
+    )
     for name in names:
         # Left by a job that failed, now or in a run that was killed.
         (folder / f"{name}{SUFFIX}.partial").unlink(missing_ok=True)
@@ -68,45 +70,89 @@ def run_jobs(
     return [by_name[name] for name in names]
 
 
-def _cores() -> int:
+def in_parallel(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    died: Callable[[Item, str], Result],
+    *,
+    workers: int = 0,
+    scheduler: str = "",
+    progress: bool = True,
+    unit: str = "case",
+) -> Generator[Result, None, None]:
+    """Do the same work on many items; yields each result as it comes, so in any order.
+
+    Parameters
+    ----------
+    work
+        What to do with one item; both travel to other processes.
+    items
+        All of them.
+    died
+        The result of an item under which a process died, or whose work raised in another process; with the reason.
+        What is raised in this process is not caught.
+    workers, scheduler, progress
+        As in `run_jobs`.
+    unit
+        What the bar counts.
+
+    Raises
+    ------
+    InputError
+        If the cluster cannot be reached.
+    """
+    workers = min(workers or available_cores(), len(items))
+    if items and (scheduler or workers > 1):
+        with _dask_client(scheduler, workers) as client:
+            yield from _counted(_on_cluster(client, work, items, died), len(items), progress, unit)
+    else:
+        yield from _counted(map(work, items), len(items), progress, unit)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _collected(outcomes: Iterable[Outcome], total: int, progress: bool) -> list[Outcome]:
-    bar = tqdm(outcomes, total=total, unit="case", disable=None if progress else True, file=sys.stderr)
-    return list(bar)
+def _died(job: Job, reason: str) -> Outcome:
+    return Outcome(job.name, "skipped", reason)
 
 
-def _on_cluster(client: Any, jobs: Sequence[Job], folder: str) -> Iterator[Outcome]:
+def _counted(results: Iterator[Result], total: int, progress: bool, unit: str) -> Iterator[Result]:
+    return iter(tqdm(results, total=total, unit=unit, disable=None if progress else True, file=sys.stderr))
+
+
+def _on_cluster(
+    client: Any, work: Callable[[Item], Result], items: Sequence[Item], died: Callable[[Item, str], Result]
+) -> Iterator[Result]:
     from distributed import as_completed
 
-    waiting = iter(jobs)
+    waiting = iter(items)
     crew = max(len(client.scheduler_info()["workers"]), 1)
-    under_way: dict[str, Job] = {}
-    suspects: list[Job] = []
+    under_way: dict[str, Item] = {}
+    suspects: list[Item] = []
 
-    def started(job: Job) -> Any:
-        future = client.submit(do, job, folder=folder, pure=False)
-        under_way[future.key] = job
+    def started(item: Item) -> Any:
+        future = client.submit(work, item, pure=False)
+        under_way[future.key] = item
         return future
 
-    first = [started(job) for job in islice(waiting, crew)]
+    first = [started(item) for item in islice(waiting, crew)]
     # Results are fetched at once: a worker that dies later would take them with it.
     running = as_completed(first, with_results=True, raise_errors=False)
     for future, result in running:
-        job = under_way.pop(future.key)
+        item = under_way.pop(future.key)
         if future.status == "finished":
             yield result
         else:
-            suspects.append(job)
-        following = next(waiting, None)
-        if following is not None:
+            suspects.append(item)
+        for following in islice(waiting, 1):
             running.add(started(following))
-    for job in suspects:
+    for item in suspects:
         # Workers died under it, of memory for example; or under another that they had at the same time. Alone it shows.
-        future = started(job)
+        future = started(item)
         error = future.exception()
-        yield future.result() if error is None else Outcome(job.name, "skipped", f"{type(error).__name__}: {error}")
+        yield future.result() if error is None else died(item, f"{type(error).__name__}: {error}")
 
 
 @contextmanager

@@ -1,0 +1,149 @@
+"""`pass-recon evaluate`: measure bundles on prepared data beside every baseline, all on the same k-space.
+
+Compared are zero-filled, CG-SENSE and L1-wavelet images of the lines of PASS; the bundle's networks on equispaced,
+random, population and personal lines; PASS without its anomaly map; and the published weights where they apply.
+
+In the folder of results: results.md (tables), results.json (all figures, with intervals, settings, versions and
+hashes), pictures, and records.jsonl with a line a slice. Interrupted, it goes on from there; what was measured with
+other weights, data or settings is measured anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.evaluate.settings import Settings
+
+EXAMPLES = """examples:
+  pass-recon evaluate brain-flair-4x --data dataset -o results
+  pass-recon evaluate ./my-bundle --data dataset -o look --quick
+  pass-recon evaluate brain-t1-4x brain-t1-8x --data patient12 --split all --tuning dataset \\
+      --published published -o results
+  pass-recon train prepare --simulated 100 --lesions 0 -o healthy       the same patients without lesions
+  pass-recon evaluate brain-flair-4x --data simulated --twins healthy -o results
+"""
+METHODS = "zero-filled cg-sense l1-wavelet equispaced random population no-map pass published"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `evaluate` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "evaluate",
+        help="measure bundles on prepared data beside every baseline",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundles", nargs="+", metavar="bundle", help="name, or folder")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="DATASET", help="prepared; each is reported by itself"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS", help="folder; is added to")
+    _add_choice_options(parser.add_argument_group("what is compared"))
+    _add_data_options(parser.add_argument_group("other data"))
+    _add_work_options(parser.add_argument_group("work"))
+    return parser
+
+
+def _add_choice_options(group: Any) -> None:
+    group.add_argument(
+        "--noise",
+        type=float,
+        nargs="+",
+        default=[0.005, 0.015],
+        metavar="SIGMA",
+        help="of a coil image, fraction of the peak; measured cases keep theirs; default: 0.005 0.015",
+    )
+    group.add_argument("--methods", nargs="+", default=[], metavar="NAME", help=f"of {METHODS}; default: all")
+    group.add_argument(
+        "--split",
+        choices=("train", "validation", "test", "all"),
+        default="test",
+        help="which patients; default: %(default)s",
+    )
+    group.add_argument("--patients", type=int, default=0, metavar="N", help="at most so many; default: all")
+    group.add_argument(
+        "--slices",
+        type=int,
+        default=3,
+        metavar="N",
+        help="of each case, those with lesions first, then the middle ones; default: %(default)s",
+    )
+    group.add_argument(
+        "--maps",
+        choices=("true", "estimated"),
+        default="true",
+        help="coil maps: those of the case, or by ESPIRiT from the ACS as at a scanner; default: %(default)s",
+    )
+    group.add_argument("--quick", action="store_true", help="2 patients, 1 slice of each case, the first noise level")
+
+
+def _add_data_options(group: Any) -> None:
+    group.add_argument(
+        "--tuning",
+        type=Path,
+        metavar="DATASET",
+        help="to tune λ of L1-wavelet on, never on patients that are evaluated; default: the validation split",
+    )
+    group.add_argument("--tuning-slices", type=int, default=4, metavar="N", help="how many; default: %(default)s")
+    group.add_argument(
+        "--published", default="", metavar="BUNDLE", help="the published weights, made by `bundle import-published`"
+    )
+    group.add_argument(
+        "--twins", type=Path, metavar="DATASET", help="the same cases without lesions, to see how lesions move lines"
+    )
+
+
+def _add_work_options(group: Any) -> None:
+    group.add_argument("--workers", type=int, default=0, metavar="N", help="processes; default: as the cores allow")
+    group.add_argument("--threads", type=int, default=0, metavar="N", help="of each process; default: likewise")
+    group.add_argument("--scheduler", default="", metavar="tcp://…", help="Dask scheduler whose workers do the work")
+    group.add_argument("--device", default="cpu", help="where the networks run; default: %(default)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and say where the results are."""
+    from training.evaluate.run import TABLES, evaluate
+
+    results = evaluate(_settings(args))
+    for label, reasons in results["left_out"].items():
+        for name, reason in reasons.items():
+            sys.stderr.write(f"{label}: without {name}: {reason}\n")
+    for line in results["without_data"]:
+        sys.stderr.write(f"{line}\n")
+    for record in results["failed"]:
+        sys.stderr.write(f"{record['case']} slice {record['slice']} failed: {record['failed']}\n")
+    slices = sum(group["slices"] for group in results["groups"])
+    sys.stdout.write(f"{args.output / TABLES}: {slices} slices in {len(results['groups'])} groups\n")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from training.evaluate.settings import Settings
+
+    settings = Settings(
+        bundles=tuple(args.bundles),
+        data=tuple(args.data),
+        output=args.output,
+        noise=tuple(args.noise),
+        methods=tuple(args.methods),
+        split=args.split,
+        patients=args.patients,
+        slices=args.slices,
+        maps=args.maps,
+        tuning=args.tuning,
+        tuning_slices=args.tuning_slices,
+        published=args.published,
+        twins=args.twins,
+        workers=args.workers,
+        threads=args.threads,
+        scheduler=args.scheduler,
+        device=args.device,
+        command=shlex.join(["pass-recon", *sys.argv[1:]]),
+    )
+    return settings.quick() if args.quick else settings

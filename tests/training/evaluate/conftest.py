@@ -1,0 +1,82 @@
+"""Simulated patients, their twins without lesions, and a bundle of random weights, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pass_recon.anomaly import NetAD
+from pass_recon.bundles import save_bundle
+from tests.networks import TINY_BACKBONE, tiny_bundle
+from training.dataset import SliceDataset, Slices
+from training.evaluate.selection import Contender, contenders
+from training.evaluate.settings import Settings
+from training.prepare.manifest import SplitSettings, write_manifest
+from training.prepare.run import run_jobs
+from training.prepare.simulated import PatientJob, PatientSettings
+
+PATIENTS = PatientSettings(shape=(64, 72), coils=4, slices=3, lesions=3, healthy=0.3, seed=5)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where everything lies."""
+
+    data: Path
+    twins: Path
+    bundle: Path
+    without_detector: Path
+
+    def settings(self, output: Path, **changes: object) -> Settings:
+        """An evaluation that takes little time."""
+        usual = Settings(
+            bundles=(str(self.bundle),),
+            data=(self.data,),
+            output=output,
+            noise=(0.01,),
+            slices=2,
+            tuning_slices=1,
+            iterations=5,
+            resamples=200,
+            workers=1,
+            threads=1,
+            progress=False,
+        )
+        return replace(usual, **changes)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    folder = tmp_path_factory.mktemp("evaluate")
+    for name, lesions in (("data", 3), ("twins", 0)):
+        settings = replace(PATIENTS, lesions=lesions)
+        run_jobs([PatientJob(number, settings) for number in range(6)], folder / name, workers=1, progress=False)
+        write_manifest(folder / name, SplitSettings((0.0, 0.3, 0.7), seed=1))
+    bundle = tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
+    save_bundle(bundle, folder / "tiny")
+    save_bundle(replace(bundle, netad=None), folder / "blind")
+    return Ground(folder / "data", folder / "twins", folder / "tiny", folder / "blind")
+
+
+@pytest.fixture(scope="package")
+def contender(ground: Ground) -> Contender:
+    return contenders([str(ground.bundle)])[0]
+
+
+@pytest.fixture(scope="package")
+def slices(ground: Ground) -> Slices:
+    """One slice with a lesion."""
+    dataset = SliceDataset(ground.data)
+    return next(item for item in (dataset[number] for number in range(len(dataset))) if item.boxes)

@@ -1,0 +1,255 @@
+"""The work on one slice: scan it, try every method, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pass_recon import __version__
+from pass_recon.bundles import Bundle, load_bundle
+from pass_recon.metrics import lesion_region, qualities
+from pass_recon.types import PassError
+from training.dataset import SliceDataset, Slices
+from training.evaluate.detection import pixel_histograms
+from training.evaluate.methods import METHODS, PASS
+from training.evaluate.records import Record
+from training.evaluate.selection import Contender, Subject, digest
+from training.evaluate.settings import MapSource
+from training.evaluate.trial import Clock, Trial
+
+RECORD_VERSION = 1
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Job:
+    """One slice at one noise level with one bundle.
+
+    Attributes
+    ----------
+    contender, published
+        The bundles.
+    subject
+        The slice.
+    noise
+        σ; None for that of the case.
+    methods
+        Those that apply.
+    maps, regularisation, iterations
+        As in `Trial`.
+    twin
+        The same slice of the same patient without lesions, where there is one.
+    threads, device
+        How to compute; no part of the key.
+    """
+
+    contender: Contender
+    subject: Subject
+    noise: float | None
+    methods: tuple[str, ...]
+    maps: MapSource = "true"
+    regularisation: float | None = None
+    iterations: int = 100
+    published: Contender | None = None
+    twin: Subject | None = None
+    threads: int = 1
+    device: str = "cpu"
+
+    @property
+    def key(self) -> str:
+        """Made of all that the record depends on, where the files lie left out."""
+        subject = {name: value for name, value in asdict(self.subject).items() if name != "folder"}
+        uses_l1 = self.regularisation is not None
+        return digest(
+            [
+                RECORD_VERSION,
+                __version__,
+                self.contender.label,
+                self.contender.identity,
+                subject,
+                self.noise,
+                self.methods,
+                self.maps,
+                [self.regularisation, self.iterations] if uses_l1 else None,
+                self.published.identity if self.published is not None and "published" in self.methods else None,
+                self.twin.fingerprint if self.twin is not None else None,
+            ]
+        )
+
+
+def measure(job: Job) -> Record:
+    """The record of a job; where the data or a bundle are at fault, a record that says so under ``failed``."""
+    try:
+        with _threads(job.threads), torch.no_grad():
+            return _measured(job)
+    except (PassError, OSError) as error:
+        return died(job, str(error))
+
+
+def died(job: Job, reason: str) -> Record:
+    """The record of a job of which nothing came."""
+    return {**_description(job), "failed": reason}
+
+
+def images_of(job: Job) -> dict[str, Any] | None:
+    """What a figure shows: magnitudes ``(ro, pe)`` of ``truth`` and of each method by name, ``boxes``, ``subject``.
+
+    None where the data or a bundle are at fault.
+    """
+    try:
+        with _threads(job.threads), torch.no_grad():
+            slices, trial = _scanned(job)
+            images: dict[str, Any] = {name: image for name, image, _ in _attempts(trial, job.methods)}
+    except (PassError, OSError):
+        return None
+    return {
+        **images,
+        "truth": _magnitude(slices.image),
+        "boxes": slices.boxes,
+        "subject": job.subject,
+        "bundle": job.contender.label,
+        "noise": job.noise,
+    }
+
+
+def _measured(job: Job) -> Record:
+    slices, trial = _scanned(job)
+    truth = _magnitude(slices.image)
+    regions = [lesion_region(box, (truth.shape[0], truth.shape[1])) for box in slices.boxes]
+    results = {}
+    for name, image, seconds in _attempts(trial, job.methods):
+        whole, *inside = (_rounded(asdict(quality)) for quality in qualities(image, truth, regions))
+        results[name] = {
+            **whole,
+            "inside": inside,
+            "plan": METHODS[name].plan,
+            "seconds": round(seconds, 4),
+        }
+    return {
+        **_description(job),
+        "label": int(slices.label),
+        "lesions": len(regions),
+        "size": list(truth.shape),
+        "acs": _indices(trial.acs),
+        "methods": results,
+        "plans": _plans(job, trial),
+        "detection": _detection(slices, trial) if PASS in job.methods else {},
+    }
+
+
+def _description(job: Job) -> Record:
+    subject = job.subject
+    return {
+        "key": job.key,
+        "bundle": job.contender.label,
+        "dataset": subject.dataset,
+        "case": subject.case,
+        "slice": subject.index,
+        "patient": subject.patient,
+        "noise": job.noise,
+        "maps": job.maps,
+        "l1_weight": job.regularisation,
+    }
+
+
+def _scanned(job: Job, subject: Subject | None = None) -> tuple[Slices, Trial]:
+    slices = _read(subject or job.subject).to(job.device)
+    published = None
+    if job.published is not None and "published" in job.methods:
+        published = _bundle(job.published.folder, job.published.identity, job.device)
+    return slices, Trial(
+        slices,
+        _bundle(job.contender.folder, job.contender.identity, job.device),
+        noise=job.noise,
+        maps=job.maps,
+        published=published,
+        regularisation=job.regularisation,
+        iterations=job.iterations,
+    )
+
+
+def _attempts(trial: Trial, methods: tuple[str, ...]) -> Iterator[tuple[str, NDArray, float]]:
+    """Name, magnitude in the unit of the truth and seconds of each method."""
+    for name in methods:
+        method = METHODS[name]
+        mask = trial.plan(method.plan).lines.to(trial.device)
+        clock = Clock(trial.device)
+        with clock.running():
+            image = method.image(trial, mask)
+        if name == PASS:
+            trial.reconstruction = image
+        yield name, _magnitude(image[0] * trial.scale[0].to(image.device)), clock.seconds
+
+
+def _plans(job: Job, trial: Trial) -> dict[str, Any]:
+    """Indices and seconds of every plan that was made; beside a personal one the population's, and the twin's lines."""
+    if "personal" in trial.plans:
+        trial.plan("population")
+    plans = {
+        name: {"lines": _indices(plan.lines), "seconds": round(plan.seconds, 4)} for name, plan in trial.plans.items()
+    }
+    if job.twin is not None and "personal" in plans:
+        _, twin = _scanned(job, job.twin)
+        plans["twin"] = {"lines": _indices(twin.plan("personal").lines)}
+    return plans
+
+
+def _detection(slices: Slices, trial: Trial) -> dict[str, Any]:
+    """What the detector says of the ACS image and of the reconstruction; nothing where there is no detector."""
+    netad = trial.bundle.netad
+    if netad is None or trial.reconstruction is None:
+        return {}
+    seen = {"glimpse": trial.glimpse, "final": netad(trial.reconstruction)}
+    return {
+        name: {
+            "score": round(float(result.score[0]), _DIGITS),
+            "pixels": pixel_histograms(result.map[0], slices.anomaly_mask),
+        }
+        for name, result in seen.items()
+        if result is not None
+    }
+
+
+def _read(subject: Subject) -> Slices:
+    dataset = SliceDataset(subject.folder, cases=[subject.case])
+    try:
+        return dataset[dataset.entries.index((subject.case, subject.index))]
+    finally:
+        dataset.close()
+
+
+@lru_cache(maxsize=2)
+def _bundle(folder: str, identity: str, device: str) -> Bundle:
+    """Loaded once a process; ``identity`` is there so that a bundle which was replaced is loaded anew."""
+    return load_bundle(folder, device=device)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _magnitude(image: Tensor) -> NDArray[np.float32]:
+    return image.abs().float().cpu().numpy()
+
+
+def _indices(mask: Tensor) -> list[int]:
+    indices: list[int] = mask.nonzero().flatten().tolist()
+    return indices
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, _DIGITS) for name, value in values.items()}

@@ -1,0 +1,199 @@
+"""Which slices are evaluated, and which bundles they go with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pass_recon.bundles import bundle_folder, read_card
+from pass_recon.types import InputError
+from training.prepare.case_file import SUFFIX, CaseFile, SliceRecord
+from training.prepare.manifest import read_manifest
+
+# What of a card decides how its bundle computes; the rest only describes it.
+_COMPUTES = ("configuration", "files", "acceleration", "acs_fraction")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A bundle to be evaluated, before its weights are read.
+
+    Attributes
+    ----------
+    label
+        What it is called in the results.
+    folder
+        Where it lies.
+    card
+        Its card.
+    """
+
+    label: str
+    folder: str
+    card: Mapping[str, Any]
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Anatomy and contrast."""
+        return self.card["anatomy"], self.card["contrast"]
+
+    @property
+    def acceleration(self) -> float:
+        """The nominal R."""
+        return float(self.card["acceleration"])
+
+    @property
+    def identity(self) -> str:
+        """A word that changes when a weight or a setting does."""
+        return digest({name: self.card[name] for name in _COMPUTES})
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file."""
+        return {name: entry["sha256"] for name, entry in self.card["files"].items()}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One slice to be evaluated.
+
+    Attributes
+    ----------
+    dataset, folder
+        Name of the dataset in the results, and where it lies.
+    case, index
+        Which slice of which case.
+    patient
+        Slices of one patient are resampled together.
+    fingerprint
+        Changes when the case was prepared differently.
+    measured
+        Whether the case has its own noise.
+    lesions
+        Number of boxes.
+    """
+
+    dataset: str
+    folder: str
+    case: str
+    index: int
+    patient: str
+    fingerprint: str
+    measured: bool
+    lesions: int
+
+
+def digest(value: Any) -> str:
+    """A word made from anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def contenders(names: Sequence[str]) -> list[Contender]:
+    """The bundles of these names or folders.
+
+    Raises
+    ------
+    BundleError
+        If one is missing or its card is damaged.
+    InputError
+        If one is given twice.
+    """
+    folders = [bundle_folder(name).resolve() for name in names]
+    if len(set(folders)) < len(folders):
+        raise InputError(f"a bundle is given twice: {', '.join(names)}")
+    cards = [read_card(folder) for folder in folders]
+    titles = [card["name"] for card in cards]
+    # Variants of a bundle carry one name: then only what the user typed tells them apart.
+    labels = [name if titles.count(title) > 1 else title for name, title in zip(names, titles, strict=True)]
+    return [Contender(label, str(folder), card) for label, folder, card in zip(labels, folders, cards, strict=True)]
+
+
+def dataset_labels(folders: Sequence[Path]) -> dict[Path, str]:
+    """The name of each dataset in the results.
+
+    Raises
+    ------
+    InputError
+        If two are called the same.
+    """
+    labels = {folder: folder.resolve().name for folder in folders}
+    if len(set(labels.values())) < len(folders):
+        raise InputError(f"two datasets have the same name: {', '.join(map(str, folders))}")
+    return labels
+
+
+def subjects_of(
+    folder: Path,
+    label: str,
+    kind: tuple[str, str],
+    *,
+    split: str = "all",
+    patients: int = 0,
+    slices: int,
+    without: Sequence[str] = (),
+) -> list[Subject]:
+    """The slices of a dataset that are of one anatomy and contrast.
+
+    Parameters
+    ----------
+    folder, label
+        The dataset, and its name in the results.
+    kind
+        Anatomy and contrast.
+    split
+        Only these patients.
+    patients
+        Only the first so many of them; 0 for all.
+    slices
+        So many of each case, see `choose_slices`.
+    without
+        Patients to leave out.
+
+    Raises
+    ------
+    InputError
+        If the folder is no prepared dataset or a case is damaged.
+    """
+    cases = [
+        case
+        for case in read_manifest(folder)["cases"]
+        if (case["anatomy"], case["contrast"]) == kind
+        and split in ("all", case["split"])
+        and case["patient_id"] not in without
+    ]
+    names = list(dict.fromkeys(case["patient_id"] for case in cases))
+    wanted = set(names[:patients] if patients else names)
+    found = []
+    for case in cases:
+        if case["patient_id"] not in wanted:
+            continue
+        with CaseFile(folder / (case["name"] + SUFFIX)) as file:
+            found += [
+                Subject(
+                    dataset=label,
+                    folder=str(folder.resolve()),
+                    case=case["name"],
+                    index=index,
+                    patient=case["patient_id"],
+                    fingerprint=file.info.fingerprint,
+                    measured=file.info.measured,
+                    lesions=len(file.records[index].boxes),
+                )
+                for index in choose_slices(file.records, slices)
+            ]
+    return found
+
+
+def choose_slices(records: Sequence[SliceRecord], count: int) -> list[int]:
+    """Up to ``count`` slices: those with lesions, evenly spread if they are more, then those nearest the middle."""
+    with_lesions = [index for index, record in enumerate(records) if record.boxes]
+    if len(with_lesions) >= count:
+        step = len(with_lesions) / count
+        return [with_lesions[int((number + 0.5) * step)] for number in range(count)]
+    middle = (len(records) - 1) / 2
+    others = sorted(set(range(len(records))) - set(with_lesions), key=lambda index: (abs(index - middle), index))
+    return sorted(with_lesions + others[: count - len(with_lesions)])

@@ -1,0 +1,202 @@
+"""The results as a page of Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from training.evaluate.methods import METHODS, PASS
+
+Group = Mapping[str, Any]
+_MISSING = "–"
+_NOTES = (
+    "Intervals are 95 %, by bootstrap over patients. Peak and data range are max|x| of each slice's ground truth; "
+    "nothing is min–max scaled. Lesion: inside the boxes, at least 16 pixels wide, padded by 4; a slice's lesions "
+    "count once together. σ: noise of a complex sample of one coil, as a fraction of the volume's peak. Times: medians."
+)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    results
+        What ``results.json`` holds.
+    """
+    settings = results["settings"]
+    parts = [
+        "# Evaluation",
+        f"    {results['command']}" if results["command"] else "",
+        f"Coil maps: {settings['maps']}; the intensity scale comes from the ACS. Split: {settings['split']}. " + _NOTES,
+    ]
+    for dataset in _unique(group["dataset"] for group in results["groups"]):
+        parts.append(f"## {dataset}")
+        members = [group for group in results["groups"] if group["dataset"] == dataset]
+        for kind in _unique((group["anatomy"], group["contrast"]) for group in members):
+            same = [group for group in members if (group["anatomy"], group["contrast"]) == kind]
+            parts += _of_kind(kind, sorted(same, key=_order))
+    parts += _remarks(results)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of_kind(kind: tuple[str, str], groups: Sequence[Group]) -> list[str]:
+    heads = _heads(groups)
+    sizes = ", ".join(
+        f"{head}: {group['slices']} slices of {group['patients']} patients, {group['lesions']} lesions on "
+        f"{group['slices_with_lesions']} slices"
+        for head, group in zip(heads, groups, strict=True)
+    )
+    parts = [f"### {' '.join(kind)}", sizes, _quality(heads, groups)]
+    if any(group["differences"] for group in groups):
+        parts += ["PSNR of PASS minus that of another, in dB", _differences(heads, groups)]
+    if any(group["detection"] for group in groups):
+        parts += ["Detection, on the reconstruction and on the ACS image", _detection(heads, groups)]
+    if any(group["plans"] for group in groups):
+        parts += ["By how many lines plans differ", _plans(heads, groups)]
+    return [*parts, "Seconds of a slice", _seconds(heads, groups)]
+
+
+def _quality(heads: Sequence[str], groups: Sequence[Group]) -> str:
+    columns = [f"{head} {what}" for head in heads for what in ("PSNR", "SSIM", "lesion PSNR")]
+    rows = []
+    for name in _methods(groups):
+        cells = []
+        for group in groups:
+            result = group["methods"].get(name)
+            cells += (
+                [_interval(result["psnr"]), _mean(result["ssim"], 4), _interval(result["inside"]["psnr"])]
+                if result
+                else [_MISSING] * 3
+            )
+        rows.append([f"**{METHODS[name].title}**" if name == PASS else METHODS[name].title, *cells])
+    return _table(["method", *columns], rows)
+
+
+def _differences(heads: Sequence[str], groups: Sequence[Group]) -> str:
+    columns = [f"{head} {where}" for head in heads for where in ("whole", "lesion")]
+    names = _unique(name for group in groups for name in group["differences"])
+    rows = []
+    for name in names:
+        found = [group["differences"].get(name) for group in groups]
+        cells = [_interval(item[where], signed=True) if item else _MISSING for item in found for where in _WHERE]
+        rows.append([f"PASS − {METHODS[name].title}", *cells])
+    return _table(["", *columns], rows)
+
+
+_WHERE = ("whole", "inside")
+_FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("image_auc", "image AUC", lambda found: _interval(found, 3)),
+    ("image_average_precision", "image average precision", lambda found: _interval(found, 3)),
+    ("calibration_error", "calibration error", lambda found: f"{found:.3f}"),
+    ("pixel_auc", "pixel AUC", lambda found: _interval(found, 3)),
+    ("pixel_average_precision", "pixel average precision", lambda found: _interval(found, 3)),
+)
+
+
+def _detection(heads: Sequence[str], groups: Sequence[Group]) -> str:
+    rows = []
+    for where, title in (("final", "reconstruction"), ("glimpse", "ACS image")):
+        found = [group["detection"].get(where) for group in groups]
+        counts = [f"{item['abnormal']} of {item['slices']}" if item else _MISSING for item in found]
+        rows.append([f"{title}: abnormal slices", *counts])
+        for key, name, form in _FIGURES:
+            cells = [form(item[key]) if item and item[key] is not None else _MISSING for item in found]
+            rows.append([f"{title}: {name}", *cells])
+    return _table(["", *heads], rows)
+
+
+def _plans(heads: Sequence[str], groups: Sequence[Group]) -> str:
+    forms: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+        ("high_frequency_lines", "lines chosen freely", lambda found: f"{found:.0f}"),
+        ("between_patients", "between patients", lambda found: f"{found:.1f}"),
+        ("from_population", "from the population's", lambda found: _interval(found, 1)),
+        ("from_twin", "from the same patient without lesions", lambda found: _interval(found, 1)),
+    )
+    rows = []
+    for key, name, form in forms:
+        found = [(group["plans"] or {}).get(key) for group in groups]
+        rows.append([name, *(_MISSING if item is None else form(item) for item in found)])
+    return _table(["", *heads], rows)
+
+
+def _seconds(heads: Sequence[str], groups: Sequence[Group]) -> str:
+    columns = [f"{head} {what}" for head in heads for what in ("plan", "image")]
+    rows = []
+    for name in _methods(groups):
+        found = [group["methods"].get(name) for group in groups]
+        cells = [f"{item[key]:.3f}" if item else _MISSING for item in found for key in ("plan_seconds", "seconds")]
+        rows.append([METHODS[name].title, *cells])
+    return _table(["method", *columns], rows)
+
+
+def _remarks(results: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"- {bundle}: without {METHODS[name].title}: {reason}"
+        for bundle, reasons in results["left_out"].items()
+        for name, reason in reasons.items()
+    ]
+    lines += [f"- {line}" for line in results["without_data"]]
+    lines += [
+        f"- {item['dataset']} {item['case']} slice {item['slice']} with {item['bundle']} failed: {item['failed']}"
+        for item in results["failed"]
+    ]
+    weights = [
+        f"- {item['bundle']} {_noise(item['noise'])}: λ of L1-wavelet is {item['weight']:.3g}, tuned on "
+        f"{item['slices']} slices{', the end of what is tried' if item['at_limit'] else ''}"
+        for item in results["tuning"]
+    ]
+    hashes = [
+        f"- {name}: {file} {sha256[:16]}…"
+        for name, bundle in (*results["bundles"].items(), ("published weights", results["published"]))
+        if bundle is not None
+        for file, sha256 in bundle["sha256"].items()
+    ]
+    software = "Made with " + ", ".join(f"{name} {number}" for name, number in results["software"].items())
+    pictures = [f"![{name}]({name})" for name in results["figures"]]
+    sections = (("## Left out", lines), ("## λ", weights), ("## Bundles", hashes))
+    return [*pictures, *(f"{title}\n\n" + "\n".join(items) for title, items in sections if items), software]
+
+
+def _heads(groups: Sequence[Group]) -> list[str]:
+    """A short name of each column, with the bundle's where that alone tells two apart."""
+    short = [f"{group['acceleration']:g}× {_noise(group['noise'])}" for group in groups]
+    return [
+        f"{group['bundle']} {head}" if short.count(head) > 1 else head
+        for head, group in zip(short, groups, strict=True)
+    ]
+
+
+def _order(group: Group) -> tuple[Any, ...]:
+    return group["acceleration"], group["bundle"], group["noise"] is None, group["noise"] or 0.0
+
+
+def _noise(noise: float | None) -> str:
+    return "measured noise" if noise is None else f"σ {noise:g}"
+
+
+def _methods(groups: Sequence[Group]) -> list[str]:
+    return [name for name in METHODS if any(name in group["methods"] for group in groups)]
+
+
+def _interval(found: Mapping[str, Any] | None, digits: int = 2, *, signed: bool = False) -> str:
+    if found is None:
+        return _MISSING
+    sign = "+" if signed else ""
+    mean = f"{found['mean']:{sign}.{digits}f}"
+    if found["low"] is None:
+        return mean
+    return f"{mean} [{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
+
+
+def _mean(found: Mapping[str, Any] | None, digits: int) -> str:
+    return _MISSING if found is None else f"{found['mean']:.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _unique(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))
