@@ -194,7 +194,7 @@ def train_reconstruction(
 def reconstructed(
     objective: ReconstructionObjective, examples: Sequence[Slices], device: torch.device
 ) -> list[ReconstructedSlice]:
-    """Whole slices from the population's lines at every acceleration, with noise from the middle of training's range."""
+    """Whole slices from the population's lines at every acceleration, with noise of the middle of training's range."""
     settings, results = objective.settings, []
     sigma = (settings.noise[0] * settings.noise[1]) ** 0.5
     for item in examples:

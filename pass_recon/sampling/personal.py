@@ -78,12 +78,16 @@ class LineNetwork(nn.Module):
         Features of the line part.
     layers
         Convolutions of the line part.
+    limit
+        No correction is larger: a patient moves lines that the population nearly chose or nearly left out, and
+        training cannot run away to where no line can be moved any more.
     """
 
-    def __init__(self, channels: int = 24, hidden: int = 48, layers: int = 4) -> None:
+    def __init__(self, channels: int = 24, hidden: int = 48, layers: int = 4, limit: float = 1.0) -> None:
         super().__init__()
-        if min(channels, hidden, layers) < 1:
-            raise ValueError("channels, hidden and layers must be at least 1")
+        if min(channels, hidden, layers) < 1 or limit <= 0:
+            raise ValueError("channels, hidden and layers must be at least 1, and limit positive")
+        self.limit = limit
         self.image = nn.Sequential(
             nn.Conv2d(5, channels, 5, stride=4, padding=2),
             nn.LeakyReLU(0.1),
@@ -116,7 +120,7 @@ class LineNetwork(nn.Module):
         for mix, steer in zip(self.mix, self.steer, strict=True):
             gain, offset = steer(overview)[..., None].chunk(2, dim=1)
             features = features + functional.leaky_relu(mix(features) * (1 + gain) + offset, 0.1)
-        return self.leave(features)[:, 0].float()
+        return self.limit * torch.tanh(self.leave(features)[:, 0].float() / self.limit)
 
     def _overview(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
         """What is in the image, ``(b, 2 * channels)``."""

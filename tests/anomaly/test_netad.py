@@ -256,7 +256,7 @@ def test_cuda_gives_what_the_cpu_gives(netad: NetAD, images: Tensor) -> None:
 
 def test_small_backbone_is_small() -> None:
     backbone = Backbone.load(SMALL_BACKBONE)
-    assert backbone.grid == (32, 32)
+    assert backbone.grid == (16, 16)
     assert sum(p.numel() for p in backbone.parameters()) * 4 < 12e6
 
 
