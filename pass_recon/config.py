@@ -88,11 +88,15 @@ class SamplerConfig:
         The AS network; None where the population's plan is all there is.
     acs_fraction
         Fraction of the lines that form the ACS, whose logits mean nothing.
+    centred
+        The population's logits contain what the AS network asks for on average, so that a patient's correction is
+        what is personal about it.
     """
 
     lines: int = 320
     personal: NetworkConfig | None = field(default_factory=lambda: NetworkConfig("line_network"))
     acs_fraction: float = 0.08
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if self.lines < 1:

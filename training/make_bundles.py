@@ -26,9 +26,13 @@ DATA = (
 LICENCE = "MIT; the Open MS data are CC-BY and must be attributed as above"
 NOTES = (
     "Research software, not for clinical use. Trained on the data named here, most of it simulated; never on measured "
-    "k-space. The vision-language backbone is a small CLIP of our own, trained on the same slices and their captions "
-    "because no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
+    "k-space."
 )
+WITH_DETECTOR = (
+    " The vision-language backbone is a small CLIP of our own, trained on the same slices and their captions, because "
+    "no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
+)
+WITHOUT_DETECTOR = " There is no anomaly detector: the networks get a map of zeros, as in part of their training."
 
 
 def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> list[Path]:
@@ -65,6 +69,7 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
                     lines=stage_1["lines"],
                     personal=from_dict(NetworkConfig, sampling["network"]),
                     acs_fraction=acs_fraction(acceleration),
+                    centred=True,
                 )
             )
             sampler.load_state_dict(load_weights(runs / "sampling", f"samplers.{name}."))
@@ -101,7 +106,8 @@ def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[
     metrics = {place: found for result in measured for place, found in card_metrics(result, name).items()}
     versions = json.loads((first / VERSIONS).read_text(encoding="utf-8"))
     recipe["trained_with"] = {key: versions[key] for key in ("torch", "python", "machine", "threads")}
-    return {"data": list(DATA), "licence": LICENCE, "notes": NOTES, "metrics": metrics, "recipe": recipe}
+    notes = NOTES + (WITH_DETECTOR if "netad" in recipe else WITHOUT_DETECTOR)
+    return {"data": list(DATA), "licence": LICENCE, "notes": notes, "metrics": metrics, "recipe": recipe}
 
 
 def card_metrics(results: Mapping[str, Any], name: str) -> dict[str, Any]:

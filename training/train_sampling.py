@@ -9,6 +9,7 @@ all kinds at an acceleration, on top of the population lines of each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ class SamplingSettings(TrainingSettings):
         λ, of the error around anomalies.
     exploration
         Standard deviation by which logits are shaken in training.
+    centred_on
+        About how many training slices the population's lines are the mean of.
     """
 
     reconstruction: str = ""
@@ -75,6 +78,7 @@ class SamplingSettings(TrainingSettings):
     noise: tuple[float, float] = (0.003, 0.02)
     lesion_weight: float = 2.0
     exploration: float = 0.1
+    centred_on: int = 50
 
 
 class SamplingObjective(nn.Module):
@@ -92,7 +96,7 @@ class SamplingObjective(nn.Module):
         self.samplers = nn.ModuleDict(
             {
                 bundle_name(kind, acceleration): LineSampler(
-                    SamplerConfig(stage_1["lines"], settings.network, acs_fraction(acceleration))
+                    SamplerConfig(stage_1["lines"], settings.network, acs_fraction(acceleration), centred=True)
                 )
                 for kind in settings.kinds
                 for acceleration in settings.accelerations
@@ -178,17 +182,35 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
         detect = None if detectors else simulated_map
         batches = Batches(sources, settings, processes, first=trainer.step, detect=detect)
         examples = validation_slices(open_slices(data, "validation", settings.kinds), settings.validation_slices)
+        common = validation_slices(sources, settings.centred_on)
         for step in trainer.steps():
             for part, slices in enumerate(batches.of(step)):
                 trainer.learn(slices, step_generator(settings, step, processes, part))
             trainer.advance()
             if trainer.epoch() and processes.first:
-                objective: Any = trainer.averaged.module
+                objective: Any = deepcopy(trainer.averaged.module)
+                centre_populations(objective, common, processes.device)
                 personal = planned(objective, examples, processes.device, personal=True)
                 population = planned(objective, examples, processes.device, personal=False)
                 write_validation_figure(run.figure(trainer.epoch()), personal, f"step {trainer.step}")
                 before, after = mean_psnr(population), mean_psnr(personal)
-                trainer.keep(**after, **{f"gain {name}": after[name] - before[name] for name in after})
+                trainer.keep(objective, **after, **{f"gain {name}": after[name] - before[name] for name in after})
+
+
+@torch.no_grad()
+def centre_populations(objective: SamplingObjective, common: Sequence[Slices], device: torch.device) -> None:
+    """Let each population ask for what its patients ask for on average: what remains is personal."""
+    settings = objective.settings
+    asked: dict[str, list[Tensor]] = {}
+    for item in common:
+        slices = collate([item]).to(device)
+        coil_maps, kspace = slices.coil_maps, slices.kspace(noise=sum(settings.noise) / 2, fixed=True)
+        for acceleration in settings.accelerations:
+            name = bundle_name(kinds_of(slices)[0], acceleration)
+            if kspace.shape[-1] == objective.sampler(name).config.lines:
+                asked.setdefault(name, []).append(objective.line_logits(slices, kspace, coil_maps, acceleration)[0])
+    for name, logits in asked.items():
+        objective.sampler(name).centre(torch.cat(logits))
 
 
 @torch.no_grad()

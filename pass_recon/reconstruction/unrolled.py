@@ -52,10 +52,10 @@ class UnrolledReconstructor(nn.Module):
         &\quad\phantom{\text{N times:}}\quad r \leftarrow
             (\lambda_2 G(r, \text{map}) + \rho x + u) / (\rho + \lambda_2), \quad u \leftarrow u + \rho (x - r)
 
-    CG starts at 0, or, with ``warm_start``, at what the networks say. Every slice has its own step lengths and its
-    own end of the inner iterations (``‖x − r‖`` below ``tolerance``), so a batch gives what its slices give one by one. u is
-    kept from stage to stage. Fourier transforms and CG run in single precision also under autocast. Nothing in it waits
-    for the device or branches on data, so that ``torch.compile`` sees one graph.
+    CG starts at 0, or, with ``warm_start``, at what the networks say. Every slice has its own step lengths and its own
+    end of the inner iterations (``‖x − r‖`` below ``tolerance``), so a batch gives what its slices give one by one.
+    u is kept from stage to stage. Fourier transforms and CG run in single precision also under autocast. Nothing in it
+    waits for the device or branches on data, so that ``torch.compile`` sees one graph.
 
     Intensities: D and G decide. With ours the result scales with the input; the published pair expects images that peak
     at about 1, which is the scale ``Pipeline`` works at.

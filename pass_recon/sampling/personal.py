@@ -164,6 +164,9 @@ PERSONAL_NETWORKS: dict[str, Callable[..., nn.Module]] = {"published": Published
 class LineSampler(nn.Module):
     """Line logits of a patient: the population's plus the correction of the AS network.
 
+    With ``config.centred`` the correction is counted from the mean of patients, which is then the population's plan:
+    what all patients need alike is no merit of a personal plan, and a fallback is the better for it.
+
     ``sampler.population(pe)`` is what stage 1 trains. ``sampler(acs_image, anomaly_map)`` is what stage 2 trains: its
     gradient reaches the AS network and neither the population's logits nor the map.
 
@@ -181,8 +184,11 @@ class LineSampler(nn.Module):
     def __init__(self, config: SamplerConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SamplerConfig()
+        self.common: Tensor
         self.population = PopulationLogits(config.lines, config.acs_fraction)
         self.personal = build("AS network", PERSONAL_NETWORKS, config.personal) if config.personal else None
+        if config.centred:
+            self.register_buffer("common", torch.zeros(config.lines))
 
     def forward(self, acs_image: Tensor, anomaly_map: Tensor | None = None) -> Tensor:
         """Logits of every line; ``lines.select_lines`` makes a plan of them.
@@ -214,8 +220,28 @@ class LineSampler(nn.Module):
             raise InputError(
                 f"the anomaly map has shape {tuple(anomaly_map.shape)}, the ACS image {tuple(acs_image.shape)}"
             )
-        population = self.population(acs_image.shape[-1]).detach()
+        pe = acs_image.shape[-1]
         if self.personal is None:
-            return population.expand(len(acs_image), -1)
-        correction: Tensor = self.personal(acs_image, anomaly_map.detach(), population)
-        return correction.float() + population
+            return self.population(pe).detach().expand(len(acs_image), -1)
+        base = self._base(pe)
+        correction: Tensor = self.personal(acs_image, anomaly_map.detach(), base)
+        return correction.float() + base
+
+    @torch.no_grad()
+    def centre(self, logits: Tensor) -> None:
+        """Let the population be the mean of patients, whose own logits stay what they are.
+
+        Parameters
+        ----------
+        logits
+            ``(patients, lines)``, what ``sampler(…)`` gave for scans with as many lines as were learned.
+        """
+        base = self._base(self.config.lines)
+        self.common.copy_(logits.mean(0) - base)
+        self.population.logits.copy_(base + self.common)
+
+    def _base(self, pe: int) -> Tensor:
+        """What the AS network corrects ``(pe,)``: the population before it took over what is common to all patients."""
+        if not self.config.centred:
+            return self.population(pe).detach()
+        return resample_lines((self.population.logits - self.common).detach(), pe, self.population.acs)

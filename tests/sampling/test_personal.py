@@ -151,3 +151,30 @@ def test_cuda_agrees(personal):
         expected = sampler(image)
         found = sampler.cuda()(image.cuda())
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_all_patients_ask_for_becomes_the_population():
+    torch.manual_seed(0)
+    sampler = LineSampler(
+        SamplerConfig(lines=40, centred=True, personal=NetworkConfig("line_network", {"channels": 4}))
+    )
+    torch.nn.init.normal_(sampler.personal.leave.weight)
+    image, anomaly_map = torch.randn(6, 32, 40, dtype=torch.complex64), torch.rand(6, 32, 40)
+    with torch.no_grad():
+        before, other_size = sampler(image, anomaly_map), sampler(image[..., :33], anomaly_map[..., :33])
+        sampler.centre(before)
+        torch.testing.assert_close(sampler(image, anomaly_map), before)
+        torch.testing.assert_close(sampler(image[..., :33], anomaly_map[..., :33]), other_size, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sampler.population(40).detach(), before.mean(0))
+    again = LineSampler(sampler.config)
+    again.load_state_dict(sampler.state_dict())
+    torch.testing.assert_close(again(image, anomaly_map).detach(), before)
+
+
+def test_no_correction_exceeds_the_limit():
+    torch.manual_seed(0)
+    settings = {"channels": 4, "hidden": 8, "layers": 1, "limit": 0.25}
+    sampler = LineSampler(SamplerConfig(lines=40, personal=NetworkConfig("line_network", settings)))
+    torch.nn.init.normal_(sampler.personal.leave.weight, std=100.0)
+    correction = sampler(torch.randn(2, 32, 40, dtype=torch.complex64)).detach() - sampler.population(40).detach()
+    assert 0.2 < float(correction.abs().max()) <= 0.25 + 1e-6

@@ -25,7 +25,7 @@ from training.engine.run_folder import load_weights
 from training.make_bundles import make_bundles
 from training.objectives import acs_of, decibels, drawn_lines, squared_error
 from training.train_reconstruction import ReconstructionObjective, train_reconstruction
-from training.train_sampling import SamplingObjective, surroundings, train_sampling
+from training.train_sampling import SamplingObjective, centre_populations, surroundings, train_sampling
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -154,6 +154,19 @@ def test_the_plan_of_stage_2_depends_on_the_acs_alone(runs, batch):
     torch.testing.assert_close(objective.line_logits(batch, changed, batch.coil_maps, 4.0)[0], logits)
 
 
+def test_populations_are_centred_on_their_patients(runs, data):
+    objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
+    torch.nn.init.normal_(objective.samplers["brain-flair-4x"].personal.leave.weight)
+    slices = [source[0] for source in open_slices([data], "train", KINDS)]
+    knee = collate([slices[1]])
+    kspace = knee.kspace(noise=sum(objective.settings.noise) / 2, fixed=True)
+    before = objective.line_logits(knee, kspace, knee.coil_maps, 4.0)[0].detach()
+    centre_populations(objective, slices, torch.device("cpu"))
+    torch.testing.assert_close(objective.line_logits(knee, kspace, knee.coil_maps, 4.0)[0].detach(), before)
+    # One patient of each kind: the population is that patient.
+    torch.testing.assert_close(objective.sampler("knee-pd-4x").population(LINES).detach(), before[0])
+
+
 def test_surroundings_reach_a_few_pixels_further():
     mask = torch.zeros(1, 48, 48, dtype=torch.bool)
     mask[0, 24, 24] = True
@@ -255,4 +268,4 @@ def test_the_command_trains_lists_settings_and_refuses_what_it_does_not_know(dat
     assert main([*command, "--set", "stepz=1"]) == 1
     assert "has no stepz" in capsys.readouterr().err
     assert main(["train", "all", "--config", str(recipe), "--data", str(data), "-o", str(tmp_path / "all")]) == 1
-    assert "a recipe has the tables backbone, netad, reconstruction" in capsys.readouterr().err
+    assert "a recipe has the tables backbone, netad, pretraining, reconstruction" in capsys.readouterr().err

@@ -159,10 +159,11 @@ class Trainer:
         ended = self.step % self.settings.epoch == 0 or self.step == self.settings.steps
         return -(-self.step // self.settings.epoch) if ended else 0
 
-    def keep(self, **metrics: float) -> None:
-        """Make the averaged weights the result of the run so far, and log what they are worth."""
+    def keep(self, objective: nn.Module | None = None, /, **metrics: float) -> None:
+        """Make the averaged weights, or what a stage made of them, the result of the run; log what they are worth."""
         self.run.log("validation", self.step, **metrics)
-        self.run.save(WEIGHTS, self.averaged.module.state_dict(), {"step": self.step, **metrics})
+        result = self.averaged.module if objective is None else objective
+        self.run.save(WEIGHTS, result.state_dict(), {"step": self.step, **metrics})
 
     def save(self) -> None:
         """Write the checkpoint: weights, their average, the optimiser, the step; randomness follows from the step."""
