@@ -19,6 +19,7 @@ images with the truth: a table, and a picture in the output folder. Simulated da
 EXAMPLE = "example: pass-recon demo --anatomy knee --acceleration 8 -o knee_demo"
 GROUP = "demo"
 RESIDENT = "pass_recon_resident.xml"
+PATIENCE_MS = "20000"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -81,6 +82,8 @@ def _simulate_and_scan(args: argparse.Namespace, patient: Path, images: Path) ->
         _say("simulating a patient while the server starts …")
         write_patient(patient, simulated_patient(args))
         properties = {"acceleration": args.acceleration, "bundle": args.bundle, "mode": "closed_loop"}
+        # The simulated scanner has no patient in it: on a busy laptop it may wait longer than a real one would.
+        properties["plan_deadline_ms"] = PATIENCE_MS
         write_configuration(args.config, folder, properties, resident.port() if resident else None)
         _say("scanning in a closed loop: ACS, plan, planned lines …")
         return _scan(args, patient, images, server.port())
