@@ -32,6 +32,7 @@ WITH_DETECTOR = (
     " The vision-language backbone is a small CLIP of our own, trained on the same slices and their captions, because "
     "no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
 )
+_RUNS = ("initial", "reconstruction", "netad", "backbone", "path")
 WITHOUT_DETECTOR = " There is no anomaly detector: the networks get a map of zeros, as in part of their training."
 
 
@@ -93,13 +94,15 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
 
 def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     stages = {
+        "backbone": runs / "backbone",
         "netad": runs / "netad",
+        "pretraining": runs / "pretraining",
         "reconstruction": runs / "reconstruction",
         first.name: first,
         "sampling": runs / "sampling",
     }
     recipe = {
-        stage: {"settings": read_table(folder / SETTINGS), "steps_done": _steps(folder)}
+        stage: {"settings": _without_paths(read_table(folder / SETTINGS)), "steps_done": _steps(folder)}
         for stage, folder in stages.items()
         if (folder / SETTINGS).is_file()
     }
@@ -134,6 +137,11 @@ def card_metrics(results: Mapping[str, Any], name: str) -> dict[str, Any]:
             "detection": group["detection"],
         }
     return found
+
+
+def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that name a run keep its name: where it lay is nobody's business."""
+    return {name: Path(value).name if name in _RUNS else value for name, value in settings.items()}
 
 
 def _steps(folder: Path) -> int:
