@@ -1,4 +1,4 @@
-"""The bundles that come with the package: all there, small enough, honest on their cards, and better than no training."""
+"""The bundles that ship: all there, small enough, honest on their cards, and better than no training."""
 
 from __future__ import annotations
 
