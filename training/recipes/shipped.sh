@@ -30,3 +30,11 @@ held_out --contrast flair
 held_out --anatomy knee --contrast pd
 
 "$pass_recon" train all --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" -o "$RUNS"
+
+# What they are worth, and the same on their cards.
+bundles="$RUNS/bundles"
+"$pass_recon" evaluate "$bundles"/brain-*x --data "$data/patient12" --slices 4 --tuning "$data/real" --tuning-slices 2 \
+    -o "$RUNS/results/patient12"
+"$pass_recon" evaluate "$bundles"/*-?x --data "$data/held_out" --twins "$data/twins" --slices 1 \
+    --methods population no-map pass -o "$RUNS/results/held_out"
+"$pass_recon" train bundles --runs "$RUNS" -o "$bundles" --results "$RUNS"/results/*/results.json
