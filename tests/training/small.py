@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pass_recon.config import NetworkConfig, ReconstructorConfig
 from pass_recon_cli.main import main
+from training.engine.trainer import Trainer
 from training.train_reconstruction import ReconstructionSettings
 from training.train_sampling import SamplingSettings
 
@@ -40,3 +43,21 @@ def sampling_settings(reconstruction: Path, **changes: Any) -> SamplingSettings:
     network = NetworkConfig("line_network", {"channels": 4, "hidden": 8, "layers": 2})
     given = {**COMMON, "steps": 4, "network": network, "reconstruction": str(reconstruction), **changes}
     return SamplingSettings(**given)
+
+
+def stopped_after(steps: int, train: Any, settings: Any, data: Path, folder: Path) -> None:
+    """As if the process had been killed: no goodbye, only what the checkpoint holds."""
+    advance = Trainer.advance
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self: Trainer) -> None:
+        if self.step == steps:
+            raise Killed
+        advance(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "advance", dies)
+        with pytest.raises(Killed):
+            train(settings, [data], folder, "cpu")

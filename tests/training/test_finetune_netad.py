@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from pass_recon.types import InputError
 from tests.networks import TINY_BACKBONE
-from tests.training.small import KINDS, simulate
-from tests.training.test_train_backbone import stopped_after, tiny_settings
+from tests.training.small import KINDS, simulate, stopped_after
+from tests.training.test_train_backbone import tiny_settings
 from training.detectors import NETAD, load_detectors
 from training.engine.run_folder import load_weights, read_tensors
 from training.few_shot_transfer import few_shot_transfer

@@ -18,7 +18,7 @@ from pass_recon.sampling.budget import line_budget
 from pass_recon.sampling.lines import calibration_width, select_lines
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
-from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, simulate
+from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, simulate, stopped_after
 from training.dataset import collate
 from training.engine.batches import open_slices
 from training.engine.run_folder import load_weights
@@ -180,31 +180,11 @@ def test_both_stages_go_on_bit_for_bit(runs, data, tmp_path):
         ("sampling", train_sampling, sampling_settings(first)),
     ):
         often = replace(settings, checkpoint_minutes=1e-9)
-        _stopped_after(2, train, often, data, tmp_path / name)
+        stopped_after(2, train, often, data, tmp_path / name)
+        assert (tmp_path / name / "checkpoint.safetensors").is_file()
         train(often, [data], tmp_path / name, "cpu")
         for key, weight in load_weights(runs / name).items():
             assert torch.equal(weight, load_weights(tmp_path / name)[key]), f"{name}: {key}"
-
-
-def _stopped_after(steps, train, settings, data, folder):
-    """As if the process had been killed: no goodbye, only what the checkpoint holds."""
-    from training.engine.trainer import Trainer
-
-    advance = Trainer.advance
-
-    class Killed(BaseException):
-        pass
-
-    def dies(self):
-        if self.step == steps:
-            raise Killed
-        advance(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "advance", dies)
-        with pytest.raises(Killed):
-            train(settings, [data], folder, "cpu")
-    assert (folder / "checkpoint.safetensors").is_file()
 
 
 def test_runs_become_bundles_that_reconstruct(runs, tmp_path):

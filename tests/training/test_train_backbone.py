@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pass_recon.physics.fourier import fft1c
 from pass_recon.types import Box
 from tests.networks import TINY_BACKBONE
-from tests.training.small import KINDS, simulate
+from tests.training.small import KINDS, simulate, stopped_after
 from training.augmentation import degrade, moved
 from training.engine.run_folder import load_weights
 from training.images import UNNAMED, lesion_classes, open_images, stacked, written_caption
@@ -129,23 +129,3 @@ def test_goes_on_bit_for_bit_and_loads(data, tmp_path):
     clip, tokenizer, configuration = load_backbone(tmp_path / "whole")
     assert clip.text(tokenizer(["an MR image"])).shape == (1, 16)
     assert configuration.model["embed_dim"] == 16
-
-
-def stopped_after(steps, train, settings, data, folder):
-    """As if the process had been killed: no goodbye, only what the checkpoint holds."""
-    from training.engine.trainer import Trainer
-
-    advance = Trainer.advance
-
-    class Killed(BaseException):
-        pass
-
-    def dies(self):
-        if self.step == steps:
-            raise Killed
-        advance(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "advance", dies)
-        with pytest.raises(Killed):
-            train(settings, [data], folder, "cpu")
