@@ -22,6 +22,7 @@ from tests.training.small import KINDS, LINES, reconstruction_settings, sampling
 from training.dataset import collate
 from training.engine.batches import open_slices
 from training.engine.run_folder import load_weights
+from training.engine.trainer import start_from
 from training.make_bundles import make_bundles
 from training.objectives import acs_of, decibels, drawn_lines, squared_error
 from training.train_reconstruction import ReconstructionObjective, train_reconstruction
@@ -207,6 +208,15 @@ def test_runs_become_bundles_that_reconstruct(runs, tmp_path):
     metrics = load_bundle(tmp_path / "bundles" / "knee-pd-4x").card["metrics"]
     assert metrics["held_out, noise 0.005, true coil maps"]["whole image"]["psnr"] == interval
     assert load_bundle(folders[0]).card["metrics"] == {}
+
+
+def test_a_run_starts_from_the_reconstructor_of_a_bundle(runs, tmp_path):
+    folder = make_bundles(runs, tmp_path / "bundles")[0]
+    objective = ReconstructionObjective(reconstruction_settings())
+    start_from(objective, str(folder))
+    weights = load_bundle(folder).reconstructor.state_dict()
+    for name, weight in objective.reconstructor.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
 
 
 def test_unknown_kinds_and_missing_runs_are_named(data, tmp_path):

@@ -51,7 +51,8 @@ class TrainingSettings:
     checkpoint_minutes
         At most so much work is lost when the process dies.
     initial
-        Run folder whose weights this run starts from; empty for random ones.
+        Run folder whose weights this run starts from, or a bundle whose reconstructor it starts from; empty for
+        random ones.
     """
 
     steps: int = 1000

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from pass_recon.bundles import load_bundle, shipped_bundles
+from pass_recon.bundles.card import CARD
 from pass_recon.types import InputError, PassError
 from training.engine.processes import Processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights
@@ -236,12 +239,19 @@ class Trainer:
 
 
 def start_from(objective: nn.Module, run: str) -> None:
-    """Take over the weights of another run wherever names and shapes are the same; at least one must be."""
-    weights, ours = load_weights(run), objective.state_dict()
+    """Take over weights of another run, or a bundle's reconstructor, wherever names and shapes are the same."""
+    weights, ours = _weights_of_run_or_bundle(run), objective.state_dict()
     fitting = {name: value for name, value in weights.items() if name in ours and ours[name].shape == value.shape}
     if not fitting:
         raise InputError(f"no weights in {run} fit this network")
     objective.load_state_dict(fitting, strict=False)
+
+
+def _weights_of_run_or_bundle(name: str) -> dict[str, Tensor]:
+    if name not in shipped_bundles() and not (Path(name) / CARD).is_file():
+        return load_weights(name)
+    reconstructor = load_bundle(name).reconstructor
+    return {f"reconstructor.{key}": value for key, value in reconstructor.state_dict().items()}
 
 
 @contextmanager
