@@ -38,7 +38,8 @@ def gradient(data: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    gradient(Path(sys.argv[1]), Path(sys.argv[2]))
-    train_reconstruction(
-        reconstruction_settings(steps=2, epoch=2), [Path(sys.argv[1])], Path(sys.argv[2]) / "run", "cpu"
-    )
+    with joined_processes("cpu"):
+        gradient(Path(sys.argv[1]), Path(sys.argv[2]))
+        train_reconstruction(
+            reconstruction_settings(steps=2, epoch=2), [Path(sys.argv[1])], Path(sys.argv[2]) / "run", "cpu"
+        )

@@ -64,8 +64,9 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     """
     count, rank, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
     place = _device(device, local)
-    if count == 1:
-        yield Processes(0, 1, place)
+    if count == 1 or distributed.is_initialized():
+        # Joined already: a second group over the same rendezvous may never come together.
+        yield Processes(rank, count, place)
         return
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
