@@ -19,6 +19,11 @@ def bundle_name(kind: str, acceleration: float) -> str:
     return f"{kind}-{acceleration:g}x"
 
 
+def acceleration_of(name: str) -> float:
+    """R of a bundle by the name that `bundle_name` gave it."""
+    return float(name.rsplit("-", 1)[1].removesuffix("x"))
+
+
 def kinds_of(slices: Slices) -> list[str]:
     """Anatomy and contrast of each slice of a batch, such as ``brain-t1``."""
     return [f"{anatomy}-{contrast}" for anatomy, contrast in zip(slices.anatomy, slices.contrast, strict=True)]

@@ -28,7 +28,16 @@ from training.engine.run_folder import opened_run
 from training.engine.settings import TrainingSettings
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
-from training.objectives import acs_of, bundle_name, decibels, drawn_lines, kinds_of, lesion_weight, squared_error
+from training.objectives import (
+    acceleration_of,
+    acs_of,
+    bundle_name,
+    decibels,
+    drawn_lines,
+    kinds_of,
+    lesion_weight,
+    squared_error,
+)
 
 STAGE = "reconstruction"
 KINDS = ("brain-t1", "brain-flair", "knee-pd")
@@ -118,7 +127,7 @@ class ReconstructionObjective(nn.Module):
     def chosen_lines(self, name: str, pe: int) -> Tensor:
         """``(pe,)`` bool: the plan of the population."""
         population = self.populations[name]
-        acceleration = float(name.rsplit("-", 1)[1].removesuffix("x"))
+        acceleration = acceleration_of(name)
         logits: Tensor = population(pe)
         return select_lines(logits.detach().cpu(), acs_of(pe, acceleration), line_budget(pe, acceleration))
 

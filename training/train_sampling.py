@@ -35,7 +35,7 @@ from training.engine.run_folder import SETTINGS, load_weights, opened_run
 from training.engine.settings import TrainingSettings, read_table
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
-from training.objectives import acs_of, bundle_name, decibels, kinds_of, squared_error
+from training.objectives import acceleration_of, acs_of, bundle_name, decibels, kinds_of, squared_error
 from training.train_reconstruction import KINDS, mean_psnr
 
 STAGE = "sampling"
@@ -105,8 +105,7 @@ class SamplingObjective(nn.Module):
         for name in self.samplers:
             sampler = self.sampler(name)
             logits = load_weights(settings.reconstruction, f"populations.{name}.")["logits"]
-            acceleration = float(name.rsplit("-", 1)[1].removesuffix("x"))
-            sampler.population.logits.data.copy_(within_reach(logits, acceleration))
+            sampler.population.logits.data.copy_(within_reach(logits, acceleration_of(name)))
             sampler.population.requires_grad_(False)
         for acceleration in settings.accelerations:
             first, *others = (self.sampler(bundle_name(kind, acceleration)) for kind in settings.kinds)
