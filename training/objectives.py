@@ -34,12 +34,14 @@ def acs_of(pe: int, acceleration: float) -> Tensor:
     return acs_mask(pe, acs_count(pe, acs_fraction(acceleration)))
 
 
-def drawn_lines(logits: Tensor, acceleration: float, generator: torch.Generator | None = None) -> Tensor:
+def drawn_lines(
+    logits: Tensor, acceleration: float, damping: float, generator: torch.Generator | None = None
+) -> Tensor:
     """Lines drawn by their logits ``(..., pe)``, as 0 and 1 with the gradient of their probabilities (LOUPE)."""
     pe = logits.shape[-1]
     acs = acs_of(pe, acceleration).to(logits.device)
     probabilities = line_probabilities(logits, acs, line_budget(pe, acceleration))
-    return straight_through(draw_lines(probabilities.detach(), generator), probabilities)
+    return straight_through(draw_lines(probabilities.detach(), generator), probabilities, damping)
 
 
 def squared_error(image: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -141,7 +141,8 @@ class ReconstructionObjective(nn.Module):
         name = bundle_name(kinds_of(slices)[number], acceleration)
         if name not in self.populations:
             raise InputError(f"{slices.case[number]} is {name}, which is not among {', '.join(self.populations)}")
-        return drawn_lines(self.populations[name](slices.image.shape[-1]), acceleration, generator)
+        logits = self.populations[name](slices.image.shape[-1])
+        return drawn_lines(logits, acceleration, self.reconstructor.damping, generator)
 
 
 def train_reconstruction(

@@ -162,7 +162,8 @@ class SamplingObjective(nn.Module):
         budget = line_budget(logits.shape[-1], acceleration)
         shaken = torch.randn(logits.shape, generator=generator, device=logits.device) * self.settings.exploration
         lines = select_lines(logits.detach() + shaken, acs, budget)
-        return straight_through(lines, line_probabilities(logits, acs.to(logits.device), budget))
+        probabilities = line_probabilities(logits, acs.to(logits.device), budget)
+        return straight_through(lines, probabilities, self.reconstructor.damping)
 
 
 def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder: Path, device: str = "auto") -> None:

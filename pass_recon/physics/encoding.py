@@ -23,8 +23,11 @@ class SenseOperator:
     coil_maps
         ``(..., coils, ro, pe)`` complex S, normally with :math:`\sum_c |S_c|^2 = 1` on its support.
     line_mask
-        ``(..., pe)`` bool M: True where a line was acquired, or real weights where a gradient is to reach the choice of
-        lines. Its leading axes broadcast with those of the maps.
+        ``(..., pe)`` bool M: True where a line was acquired, or real weights W where a gradient is to reach the choice
+        of lines. `forward` and `adjoint` then weigh each line, and `normal` is SᴴFᴴWFS, so that ``normal(x) =
+        adjoint(y)`` are the normal equations of the weighted least squares ``Σ w |y − F S x|²``: with W² instead, the
+        gradient of a line left out would know nothing of what the image already says about it. Leading axes broadcast
+        with those of the maps.
 
     Raises
     ------
@@ -44,7 +47,7 @@ class SenseOperator:
         # A shift of the image commutes with a convolution along pe, hence no shift but this one in `normal`.
         real = self.coil_maps.real.dtype
         self._weights = line_mask[..., None, None, :].to(real)
-        self._uncentred_weights = torch.fft.ifftshift(self._weights.square(), dim=-1)
+        self._uncentred_weights = torch.fft.ifftshift(self._weights, dim=-1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image ``(..., ro, pe)`` to k-space ``(..., coils, ro, pe)``, zero on lines that were not acquired."""
@@ -56,7 +59,7 @@ class SenseOperator:
         return self._combine(ifft2c(as_complex(kspace) * self._weights))
 
     def normal(self, image: Tensor) -> Tensor:
-        """``adjoint(forward(image))``, ``(..., ro, pe)`` to ``(..., ro, pe)``.
+        """``adjoint(forward(image))`` for a mask, SᴴFᴴWFS for weights, ``(..., ro, pe)`` to ``(..., ro, pe)``.
 
         The readout transform is unitary and commutes with the line mask, so only phase encoding is transformed, and
         each row of the image by itself.

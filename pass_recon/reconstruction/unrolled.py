@@ -95,6 +95,11 @@ class UnrolledReconstructor(nn.Module):
         """λ₂, a scalar."""
         return self.enhancer_parameter.exp() if self.config.positive_weights else self.enhancer_parameter
 
+    @property
+    def damping(self) -> float:
+        """What is added to AᴴA: λ₁ in the global steps and λ₁ + ρ in the inner ones, here their mean."""
+        return float(self.denoiser_weight.detach()) + self.config.rho / 2
+
     def forward(
         self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ Bahadir et al., Deep-learning-based optimization of the under-sampling pattern i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -68,9 +70,23 @@ def draw_lines(probabilities: Tensor, generator: torch.Generator | None = None) 
     return torch.rand(probabilities.shape, generator=generator, device=probabilities.device) < probabilities
 
 
-def straight_through(lines: Tensor, probabilities: Tensor) -> Tensor:
-    """Lines ``(..., pe)`` bool as 0 and 1, with the gradient of their probabilities ``(..., pe)``."""
-    return lines.to(probabilities.dtype) + probabilities - probabilities.detach()
+def straight_through(lines: Tensor, probabilities: Tensor, damping: float = math.inf) -> Tensor:
+    """Lines ``(..., pe)`` bool as 0 and 1, with the gradient of their probabilities ``(..., pe)``.
+
+    What is reconstructed by solving ``(AᴴA + λ) x = …`` follows the weight w of a line as ``w / (w + λ)``, steeply at 0
+    and hardly at 1: derivatives there overrate lines left out, by (1 + λ) / λ, and underrate acquired ones as much,
+    and training would forever swap one for the other. Given λ, both become what the step from 0 to 1 changes.
+
+    Parameters
+    ----------
+    lines, probabilities
+        What was drawn, and from what.
+    damping
+        λ; infinite where the result is linear in the weights.
+    """
+    steeper = 1 + 1 / damping
+    gain = torch.where(lines, steeper, 1 / steeper)
+    return lines.to(probabilities.dtype) + gain * (probabilities - probabilities.detach())
 
 
 def resample_lines(logits: Tensor, pe: int, acs: Tensor | None = None) -> Tensor:

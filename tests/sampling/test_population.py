@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from pass_recon.physics.encoding import SenseOperator
 from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import acs_mask, select_lines, variable_density_lines
 from pass_recon.sampling.population import (
@@ -76,6 +78,24 @@ def test_straight_through_is_a_mask_with_a_gradient():
     (line_probabilities(population(32), acs, 10) * wanted).sum().backward()
     torch.testing.assert_close(found, population.logits.grad)
     assert (found[acs] == 0).all()
+
+
+def test_the_gradient_of_a_line_is_what_the_step_from_0_to_1_changes():
+    damping = 0.2
+    measured, coil_maps = torch.randn(1, 1, 12, dtype=torch.complex128), torch.ones(1, 1, 12, dtype=torch.complex128)
+    probabilities = torch.full((12,), 0.5, dtype=torch.float64, requires_grad=True)
+    lines, wanted = torch.rand(12) < 0.5, torch.randn(12, dtype=torch.complex128)
+
+    def seen(weights: Tensor) -> Tensor:
+        operator = SenseOperator(coil_maps, weights)
+        columns = operator.normal(torch.eye(12).reshape(12, 1, 12).to(coil_maps.dtype))[:, 0]
+        image = torch.linalg.solve(columns.T + damping * torch.eye(12), operator.adjoint(measured)[0])
+        return (wanted.conj() * image).real.sum()
+
+    seen(straight_through(lines, probabilities, damping)).backward()
+    for line in range(12):
+        ends = [torch.where(torch.arange(12) == line, float(end), lines.double()) for end in (0, 1)]
+        assert float(probabilities.grad[line]) == pytest.approx(float(seen(ends[1]) - seen(ends[0])), rel=1e-5, abs=1e-9)
 
 
 def test_learning_moves_a_line_into_the_plan():
