@@ -37,6 +37,30 @@ MAXIMUM_CALIBRATION_WIDTH = 24
 MINIMUM_CALIBRATION_WIDTH = 4
 
 
+def acs_maps(kspace: Tensor, width: int) -> Tensor:
+    """Coil maps from the ACS as a plan and a reconstruction use them.
+
+    ESPIRiT with a larger kernel and a higher threshold than its usual ones, and support also where the eigenvalue is
+    lower: with so few lines the usual ones crop or darken a part of what fills the field of view. In images of the
+    knee, which does, that cost about 5 dB at 4× and 3 dB at 8×; heads, with air around them, come out the same.
+
+    Parameters
+    ----------
+    kspace
+        ``(..., coils, ro, pe)``, zero outside the ACS.
+    width
+        Number of ACS lines.
+
+    Returns
+    -------
+    Tensor
+        ``(..., coils, ro, pe)``.
+    """
+    # Where there are few lines, the readout still has enough samples to make up for some of them.
+    region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, width)
+    return espirit_maps(kspace, region, kernel_width=8, threshold=0.05, crop=0.8)
+
+
 def intensity_scale(kspace: Tensor, acs: Tensor) -> Tensor:
     """Brightest pixel of the low-resolution image, the unit in which every image peaks at about 1.
 
@@ -289,10 +313,7 @@ class Pipeline:
         scale = intensity_scale(kspace, acs_mask(pe, min(width, acs_count(pe, self.acs_fraction))))
         source = kspace if calibration is None else calibration
         source = source * acs_mask(pe, width).to(source.device)
-        # Where there are few lines, the readout still has enough samples to make up for some of them.
-        region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, width)
-        maps = espirit_maps(source / scale.unsqueeze(-3), region)
-        return _Prepared(kspace / scale.unsqueeze(-3), maps, scale)
+        return _Prepared(kspace / scale.unsqueeze(-3), acs_maps(source / scale.unsqueeze(-3), width), scale)
 
     def _look(self, image: Tensor) -> AnomalyResult | None:
         """What the detector sees in images ``(b, ro, pe)``; None where there is none."""

@@ -3,7 +3,8 @@
 Differences from the paper: errors stand in decibels, as in stage 1; the second term weighs the whole error around the
 anomalies and not only its part on the chosen lines, where measured data leaves little error to learn from; lines are
 the best by their logits, slightly shaken, so that training sees the exact budget that scans have; one AS network serves
-all kinds at an acceleration, on top of the population lines of each.
+all kinds at an acceleration, on top of the population lines of each; these go on learning, much faster than the
+network, so that what all patients need is not left to it.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class SamplingSettings(TrainingSettings):
         λ, of the error around anomalies.
     exploration
         Standard deviation by which logits are shaken in training.
+    lines_rate
+        Learning rate of the population's logits, as a multiple.
     centred_on
         About how many training slices the population's lines are the mean of.
     """
@@ -78,11 +81,12 @@ class SamplingSettings(TrainingSettings):
     noise: tuple[float, float] = (0.003, 0.02)
     lesion_weight: float = 2.0
     exploration: float = 0.1
+    lines_rate: float = 20.0
     centred_on: int = 50
 
 
 class SamplingObjective(nn.Module):
-    """``dB(x_K) + λ dB(around anomalies ⊙ x_K)`` at every acceleration, with gradient to the AS networks alone."""
+    """``dB(x_K) + λ dB(around anomalies ⊙ x_K)`` at every acceleration, for AS networks and populations."""
 
     def __init__(self, settings: SamplingSettings, detectors: TrainedDetectors | None) -> None:
         super().__init__()
@@ -106,7 +110,6 @@ class SamplingObjective(nn.Module):
             sampler = self.sampler(name)
             logits = load_weights(settings.reconstruction, f"populations.{name}.")["logits"]
             sampler.population.logits.data.copy_(within_reach(logits, acceleration_of(name)))
-            sampler.population.requires_grad_(False)
         for acceleration in settings.accelerations:
             first, *others = (self.sampler(bundle_name(kind, acceleration)) for kind in settings.kinds)
             for other in others:
@@ -135,7 +138,10 @@ class SamplingObjective(nn.Module):
             parts["lesion"].append(error.mean())
             parts["image"].append(decibels(squared_error(image, truth)).mean())
         means = {name: torch.stack(values).mean() for name, values in parts.items()}
-        return {"loss": means["image"] + self.settings.lesion_weight * means["lesion"], **means}
+        loss = means["image"] + self.settings.lesion_weight * means["lesion"]
+        # Every population takes part in every step, as processes that train together must agree on what has a gradient.
+        loss = loss + 0 * torch.stack([self.sampler(name).population.logits.sum() for name in self.samplers]).sum()
+        return {"loss": loss, **means}
 
     def line_logits(
         self, slices: Slices, kspace: Tensor, coil_maps: Tensor, acceleration: float
@@ -146,7 +152,9 @@ class SamplingObjective(nn.Module):
         seen = torch.stack([self._look(slices, number, image[number]) for number in range(len(image))])
         names = [bundle_name(kind, acceleration) for kind in kinds_of(slices)]
         each = [self.sampler(name)(image[n : n + 1], seen[n : n + 1]) for n, name in enumerate(names)]
-        return torch.cat(each), seen
+        # A sampler gives no gradient to its population: this is zero, and does.
+        populations = torch.stack([self.sampler(name).population(kspace.shape[-1]) for name in names])
+        return torch.cat(each) + populations - populations.detach(), seen
 
     def _look(self, slices: Slices, number: int, image: Tensor) -> Tensor:
         detectors = self._detectors[0]
@@ -177,7 +185,9 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
     ):
         torch.manual_seed(settings.seed)
         detectors = TrainedDetectors(settings.netad) if settings.netad else None
-        trainer = Trainer(SamplingObjective(settings, detectors), settings, run, processes)
+        objective = SamplingObjective(settings, detectors)
+        faster = {f"samplers.{name}.population": settings.lines_rate for name in objective.samplers}
+        trainer = Trainer(objective, settings, run, processes, faster=faster)
         sources = open_slices(data, "train", settings.kinds)
         detect = None if detectors else simulated_map
         batches = Batches(sources, settings, processes, first=trainer.step, detect=detect)
@@ -188,13 +198,13 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
                 trainer.learn(slices, step_generator(settings, step, processes, part))
             trainer.advance()
             if trainer.epoch() and processes.first:
-                objective: Any = deepcopy(trainer.averaged.module)
-                centre_populations(objective, common, processes.device)
-                personal = planned(objective, examples, processes.device, personal=True)
-                population = planned(objective, examples, processes.device, personal=False)
+                averaged: Any = deepcopy(trainer.averaged.module)
+                centre_populations(averaged, common, processes.device)
+                personal = planned(averaged, examples, processes.device, personal=True)
+                population = planned(averaged, examples, processes.device, personal=False)
                 write_validation_figure(run.figure(trainer.epoch()), personal, f"step {trainer.step}")
                 before, after = mean_psnr(population), mean_psnr(personal)
-                trainer.keep(objective, **after, **{f"gain {name}": after[name] - before[name] for name in after})
+                trainer.keep(averaged, **after, **{f"gain {name}": after[name] - before[name] for name in after})
 
 
 @torch.no_grad()

@@ -95,7 +95,9 @@ def test_the_gradient_of_a_line_is_what_the_step_from_0_to_1_changes():
     seen(straight_through(lines, probabilities, damping)).backward()
     for line in range(12):
         ends = [torch.where(torch.arange(12) == line, float(end), lines.double()) for end in (0, 1)]
-        assert float(probabilities.grad[line]) == pytest.approx(float(seen(ends[1]) - seen(ends[0])), rel=1e-5, abs=1e-9)
+        assert float(probabilities.grad[line]) == pytest.approx(
+            float(seen(ends[1]) - seen(ends[0])), rel=1e-5, abs=1e-9
+        )
 
 
 def test_learning_moves_a_line_into_the_plan():

@@ -122,13 +122,15 @@ def test_errors_are_negative_psnr_and_weights_choose_where():
     assert float(decibels(squared_error(image, truth))[1]) == pytest.approx(-80.0)
 
 
-def test_stage_2_trains_the_as_network_alone(runs, batch):
+def test_stage_2_trains_the_as_network_and_the_populations_lines_but_not_the_reconstructor(runs, batch):
     objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
     losses = objective(batch, torch.Generator().manual_seed(0))
     losses["loss"].backward()
     learns = {name.split(".")[2] for name, weight in objective.named_parameters() if weight.grad is not None}
-    assert learns == {"personal"}
-    assert objective.samplers["brain-flair-4x"].personal.leave.weight.grad.any()
+    assert learns == {"personal", "population"}
+    sampler = objective.samplers["brain-flair-4x"]
+    assert sampler.personal.leave.weight.grad.any()
+    assert sampler.population.logits.grad.any()
 
 
 def test_stage_2_starts_from_the_population_of_stage_1(runs):

@@ -14,8 +14,7 @@ from torch import Tensor
 from pass_recon.anomaly import AnomalyResult
 from pass_recon.bundles import Bundle
 from pass_recon.phantom.draws import mixed_seed
-from pass_recon.physics.coils import espirit_maps
-from pass_recon.pipeline import MAXIMUM_CALIBRATION_WIDTH, intensity_scale
+from pass_recon.pipeline import acs_maps, intensity_scale
 from pass_recon.reconstruction.classical import zero_filled
 from pass_recon.sampling.lines import (
     acs_count,
@@ -145,9 +144,8 @@ class Trial:
 
 
 def estimated_maps(kspace: Tensor, acs: Tensor) -> Tensor:
-    """Maps of ``(b, coils, ro, pe)`` from the ACS lines alone, by the rule of `pass_recon.pipeline.Pipeline`."""
-    region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, int(acs.sum()))
-    return espirit_maps(kspace * acs.to(kspace.device), region)
+    """Maps of ``(b, coils, ro, pe)`` from the ACS lines alone, as a scan has them."""
+    return acs_maps(kspace * acs.to(kspace.device), int(acs.sum()))
 
 
 def _personal(trial: Trial) -> Tensor:
