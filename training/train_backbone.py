@@ -148,8 +148,9 @@ class BackboneObjective(nn.Module):
         """Of images ``(b, ro, pe)``: normalised embeddings ``(b, embed)``, and what NetAD's untrained adapters make of
         the tokens at each level, ``(levels, b, n, embed)`` normalised.
         """
-        backbone, found = self.backbone, []
-        reduction = backbone.reduction()
+        backbone = self.backbone
+        found: list[Tensor] = []
+        reduction: Any = backbone.reduction()
 
         def read(_level: int, tokens: Tensor) -> Tensor:
             features = F.leaky_relu(tokens[:, backbone.prefix :] @ reduction.T)
@@ -295,7 +296,7 @@ def start_locally(
     fine, coarse = stem.proj
     heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in (backbone.width // 2, backbone.width))
     for head in heads:
-        nn.init.constant_(head.bias, -4.0)  # lesions are rare, which is all that is known before the first step
+        nn.init.constant_(head.get_parameter("bias"), -4.0)  # lesions are rare: all that is known before the first step
     heads.to(backbone.mean.device)
     crops = Crops(backbone, sources, settings)
     weights = [*stem.proj.parameters(), *heads.parameters()]

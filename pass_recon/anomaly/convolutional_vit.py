@@ -62,7 +62,7 @@ class ConvolutionalStem(PatchEmbed):
         coarse = nn.Sequential(
             _reduce(half, embed_dim, patch_size // 4), ResidualBlock(embed_dim), ResidualBlock(embed_dim)
         )
-        self.proj = nn.Sequential(fine, coarse)
+        self.proj = nn.Sequential(fine, coarse)  # type: ignore[assignment]
 
 
 def _reduce(before: int, after: int, stride: int) -> nn.Sequential:
@@ -85,5 +85,6 @@ def pass_convolutional_vit(pretrained: bool = False, **options: Any) -> VisionTr
         "embed_layer": ConvolutionalStem,
     }
     model = VisionTransformer(**{**settings, **options})
-    model.default_cfg = {}  # open_clip looks there for a pooling that only convolutional networks have
+    # open_clip looks there for a pooling that only convolutional networks have.
+    model.default_cfg = {}  # type: ignore[assignment]
     return model
