@@ -18,8 +18,8 @@ from pass_recon.sampling.budget import acs_count
 from pass_recon.sampling.lines import acs_mask
 from training.images import ImageSlice
 
-CLEAN = 0.35
-"""Share of the images that are left as they are."""
+CLEAN, ACS = 0.4, 0.25
+"""Shares of the images that are left as they are, and that become ACS images; the others become reconstructions."""
 ACS_FRACTIONS = (0.08, 0.04)
 # Largest rotation in degrees, shift and change of scale as fractions.
 _ROTATION, _SHIFT, _ZOOM = 12.0, 0.06, 0.12
@@ -80,7 +80,7 @@ def randomly_degraded(image: Tensor, draw: torch.Generator) -> Tensor:
     noise = sigma * torch.randn(image.shape, dtype=image.dtype, generator=draw)
     if kind < CLEAN:
         return image + noise
-    if kind < CLEAN + 0.35:  # an ACS image, most often one of the usual sizes
+    if kind < CLEAN + ACS:  # an ACS image, most often one of the usual sizes
         fraction = ACS_FRACTIONS[int(share * 2)] if least < 0.6 else 0.04 * 10**share
         return degrade(image, fraction, 0.0, noise)
     # A reconstruction: acquired lines in full, the others weakened by what the reconstruction could not recover.

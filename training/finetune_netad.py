@@ -65,6 +65,8 @@ class NetADSettings(TrainingSettings):
         Normal images that the memory is filled from.
     image_weight
         Weight of the image-level loss.
+    score_fraction
+        The image score is the mean over this fraction of its tokens, the most abnormal ones.
     """
 
     steps: int = 120
@@ -83,6 +85,7 @@ class NetADSettings(TrainingSettings):
     memory: int = 128
     remembered: int = 48
     image_weight: float = 1.0
+    score_fraction: float = 0.01
 
 
 class AdapterObjective(nn.Module):
@@ -135,18 +138,13 @@ def dice(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def informed_start(netad: NetAD) -> None:
-    """Let adapters begin with the backbone's own way from tokens to embeddings instead of with noise.
-
-    That way is ``LayerNorm(x) @ proj``; without its division and its bias it is a matrix, which is what W₁ is.
-    """
-    visual: Any = netad.backbone.visual
-    if getattr(visual, "proj", None) is None or not hasattr(visual, "ln_post"):
+    """Let adapters begin with the backbone's own way from tokens to embeddings instead of with noise."""
+    reduction = netad.backbone.reduction()
+    if reduction is None:
         return
-    matrix = (visual.ln_post.weight[:, None] * visual.proj).T
-    matrix = matrix - matrix.mean(1, keepdim=True)
     for level in netad.adapters:
         for adapter in (level.pixel, level.image):
-            adapter.reduce.weight.copy_(0.3 * matrix)  # type: ignore[union-attr,operator]
+            adapter.reduce.weight.copy_(reduction)  # type: ignore[union-attr,operator]
             if adapter.expand is not None:
                 nn.init.normal_(adapter.expand.weight, std=0.02)  # type: ignore[union-attr,arg-type]
 
@@ -173,7 +171,8 @@ def build_detectors(settings: NetADSettings, kinds: Iterable[str]) -> dict[str, 
     netads: dict[str, NetAD] = {}
     shared = None
     for kind in sorted(kinds):
-        netad = NetAD.from_clip(clip, tokenizer, configuration, anatomy=kind.split("-")[0])
+        anatomy = kind.split("-")[0]
+        netad = NetAD.from_clip(clip, tokenizer, configuration, anatomy=anatomy, score_fraction=settings.score_fraction)
         shared = netad.backbone if shared is None else shared
         netad = NetAD(netad.configuration, shared, netad.text, netad.finding_text)
         informed_start(netad)

@@ -141,11 +141,17 @@ def written_caption(anatomy: str, contrast: str, boxes: Sequence[Box], label: in
 
 
 def drawn(sources: Sequence[ImageSource], seed: int, place: int, *, abnormal: float = 0.6) -> ImageSlice:
-    """The slice at a place in the order of all slices ever seen: sources take turns, the sick come more often."""
-    source = sources[place % len(sources)]
+    """The slice at a place in the order of all slices ever seen.
+
+    Kinds take turns, of the sources of a kind one comes as often as it has slices, and the sick come more often.
+    """
+    kinds = sorted({source.kind for source in sources})
+    those = [source for source in sources if source.kind == kinds[place % len(kinds)]]
     draw = torch.Generator().manual_seed(mixed_seed(seed, "slice", place))
+    chance, number, which = torch.rand(3, generator=draw).tolist()
+    ends = torch.tensor([len(source) for source in those]).cumsum(0)
+    source = those[int(torch.searchsorted(ends, int(which * int(ends[-1])), right=True))]
     healthy = source.normal + source.others
-    chance, number = torch.rand(2, generator=draw).tolist()
     pool = source.abnormal if source.abnormal and (chance < abnormal or not healthy) else healthy
     return source[pool[int(number * len(pool))]]
 

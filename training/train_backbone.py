@@ -3,16 +3,15 @@
     pass-recon train backbone --config training/recipes/backbone.yaml --data dataset -o runs/backbone
 
 Two objectives. *Images and captions*: InfoNCE as in CLIP (Radford et al., 2021), except that equal captions, of which
-a batch of MR images is full, are positives of one another. *Regions*: behind each block that will carry adapters, a
-linear head tells tokens inside lesions from those outside, so that tokens mean something where they are; tokens of the
-last block are also compared with the prompts that NetAD will use, "abnormal" and the finding inside, "normal" outside.
-The heads are needed to get anywhere in minutes: sentences on normal and abnormal begin all but alike, and pull at
-tokens only once the text tower has learned to tell them apart. They are not used afterwards.
+a batch of MR images is full, are positives of one another. *Regions*: tokens behind each block that will carry adapters
+are compared with the prompts that NetAD will use, "abnormal" inside lesions and "normal" outside, and with the names of
+the findings inside. Tokens get there exactly as through adapters that begin with `Backbone.reduction`, so that a
+detector begins with all that the backbone has learned. Before all that a convolutional stem learns on crops, half of
+them around lesions, what a place and its surroundings tell: for the price of one image it sees four, none of them air.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,31 +22,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pass_recon.anomaly.backbone import LEVELS, level_blocks
+from pass_recon.anomaly.adapters import PUBLISHED_MIX
+from pass_recon.anomaly.backbone import Backbone
 from pass_recon.anomaly.checkpoints import load_strictly
 from pass_recon.anomaly.clip_source import load_clip
 from pass_recon.anomaly.configuration import SMALL_BACKBONE, BackboneConfiguration
+from pass_recon.anomaly.convolutional_vit import ConvolutionalStem
+from pass_recon.anomaly.netad import mean_logit, text_logits
 from pass_recon.anomaly.preprocessing import Letterbox, normalise_magnitude
-from pass_recon.anomaly.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, diagnoses, sentences
+from pass_recon.anomaly.prompts import (
+    ABNORMAL_STATES,
+    NORMAL_STATES,
+    TEMPLATES,
+    diagnoses,
+    sentences,
+    state_features,
+)
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.augmentation import varied
 from training.engine.processes import joined_processes
-from training.engine.run_folder import CHECKPOINT, SETTINGS, load_weights, opened_run
+from training.engine.run_folder import CHECKPOINT, SETTINGS, RunFolder, load_weights, opened_run
 from training.engine.settings import TrainingSettings, read_table
 from training.engine.trainer import Trainer
 from training.images import UNNAMED, ImageSlice, ImageSource, drawn, open_images, stacked
 from training.netad_validation import pixel_auc
 
 STAGE = "backbone"
-_TOKEN_SCALE, _FINDING_SCALE = 10.0, 10.0
+_FINDING_SCALE = 10.0
 # A token is abnormal in full where lesions cover this share of its patch.
 _COVERED = 0.25
 # Of what nobody reviewed, the tokens that look most abnormal may be just that, and count for nothing.
 _DOUBTED = 0.05
 _PROMPTS = 4
-_LOCAL_BATCH = 16
-_TEXT_FASTER = 5.0
+# An image is as abnormal as this part of its tokens, the most abnormal ones.
+_TOP = 100
+# Crops: how many at once, their side in tokens, and the magnitude (of 255) up to which there is nothing to see.
+_LOCAL_BATCH, _LOCAL_TOKENS, _AIR = 16, 10, 20
+_LOCAL_LOG = 50
 
 
 @dataclass(frozen=True)
@@ -62,106 +74,98 @@ class BackboneSettings(TrainingSettings):
         Side of the images before they are fitted to the model's working size.
     model
         open_clip's model configuration.
-    words
-        Weight of all that involves sentences against the heads of the regions. Small, because its gradients are steep
-        and would drown the others' in the tower that both share; the text tower learns at any weight under Adam.
+    captions, findings
+        Weights of the comparisons with captions and with the names of findings; that with normal and abnormal has 1.
+    images
+        Weight of the most abnormal tokens of each image against its label.
+    text_faster
+        Learning rate of the text tower, as a multiple.
+    local_steps, local_images, local_rate
+        Steps on crops before all others, how many varied images the crops are from, and the learning rate.
     """
 
-    steps: int = 500
-    batch: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
+    steps: int = 3000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.03
     validation_slices: int = 48
     kinds: tuple[str, ...] = ()
     size: int = 320
     model: dict[str, Any] = field(default_factory=lambda: deepcopy(dict(SMALL_BACKBONE.model or {})))
-    words: float = 0.05
-    local_images: int = 1500
-    local_steps: int = 1000
+    captions: float = 0.05
+    findings: float = 0.1
+    images: float = 0.5
+    text_faster: float = 1.0
+    local_steps: int = 1500
+    local_images: int = 4000
+    local_rate: float = 3e-3
 
 
 class BackboneObjective(nn.Module):
-    """Both objectives of a batch of images; holds the CLIP and the heads of the regions."""
+    """Both objectives of a batch of images; its weights are those of the CLIP."""
 
     def __init__(self, settings: BackboneSettings) -> None:
         super().__init__()
         self._settings = settings
-        self.clip, self._tokenizer = load_clip(BackboneConfiguration(model=settings.model))
-        if not hasattr(self.clip.visual, "transformer"):
-            raise InputError("a backbone of our own needs open_clip's vision transformer, without timm_model_name")
-        informed_start(self.clip.visual)
+        configuration = BackboneConfiguration(model=settings.model)
+        clip, self._tokenizer = load_clip(configuration)
+        self.backbone = Backbone(clip.visual, configuration)
+        self.text, self.logit_scale = clip.text, clip.logit_scale
         self.requires_grad_(True)
-        width = self.clip.visual.conv1.out_channels
-        self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(LEVELS))
-        self._mean, self._std = (self.clip.visual.preprocess_cfg[name] for name in ("mean", "std"))
+        if self.backbone.reduction() is None:
+            raise InputError("a backbone of our own needs one norm and one matrix from its tokens to the embedding")
 
     def forward(self, batch: ImageSlice, draw: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch."""
-        pooled, tokens, streams = self.tokens(batch.image)
+        pooled, features = self.tokens(batch.image)
         texts = self.encode(batch.caption)
-        logits = self.clip.logit_scale.exp().clamp(max=100) * pooled @ texts.T
+        logits = self.logit_scale.exp().clamp(max=100) * pooled @ texts.T
         captions = contrast_with_captions(logits, batch.caption)
-        size, grid = tuple(self.clip.visual.image_size), tuple(self.clip.visual.grid_size)
-        covered = coverage(batch.mask, size, grid)
-        seen = self.seen(streams)
-        regions = dense_loss(seen, covered, batch.reviewed)
-        images = image_loss(seen, batch.label)
-        # Sentences of one anatomy a step: they cost as much as two images.
-        anatomy = batch.anatomy[int(torch.randint(len(pooled), (), generator=draw))]
-        chosen = [number for number, name in enumerate(batch.anatomy) if name == anatomy]
-        number = token_classes(batch.classes[chosen], size, grid)
-        inside = (number > 0) & (number < UNNAMED)
-        states, findings, place = self.prompts(anatomy, number[inside] - 1, draw)
-        directed = _TOKEN_SCALE * (tokens[chosen] @ F.normalize(states[1] - states[0], dim=0))
-        sentence = dense_loss(directed[None], covered[chosen], batch.reviewed[chosen])
-        # Sentences begin all but alike, and would stay so for long.
-        sentence = sentence + (states[0] @ states[1]).clamp(min=-0.2)
-        named = pooled.new_zeros(())
-        if bool(inside.any()):
-            named = F.cross_entropy(_FINDING_SCALE * tokens[chosen][inside] @ findings.T, place)
-        loss = regions + 0.3 * images + self._settings.words * (captions + sentence + named)
-        return {
-            "loss": loss, "captions": captions, "regions": regions, "images": images,
-            "sentences": sentence, "findings": named,
-        }  # fmt: skip
+        size, grid = self.backbone.size, self.backbone.grid
+        regions, images, findings = [], [], []
+        for anatomy in dict.fromkeys(batch.anatomy):
+            chosen = [number for number, name in enumerate(batch.anatomy) if name == anatomy]
+            number = token_classes(batch.classes[chosen], size, grid)
+            inside = (number > 0) & (number < UNNAMED)
+            states, named, place = self.prompts(anatomy, number[inside] - 1, draw)
+            logits = text_logits(features[:, chosen], states)
+            covered = coverage(batch.mask[chosen], size, grid)
+            regions.append(len(chosen) * dense_loss(logits, covered, batch.reviewed[chosen]))
+            images.append(len(chosen) * image_loss(logits, batch.label[chosen]))
+            if bool(inside.any()):
+                whole = F.normalize(features[:, chosen].mean(0), dim=-1)[inside]
+                findings.append(len(chosen) * F.cross_entropy(_FINDING_SCALE * whole @ named.T, place))
+        parts = {
+            "regions": torch.stack(regions).sum() / len(pooled),
+            "images": torch.stack(images).sum() / len(pooled),
+            "captions": captions,
+            "findings": torch.stack([pooled.new_zeros(()), *findings]).sum() / len(pooled),
+        }
+        weights = {name: getattr(self._settings, name, 1.0) for name in parts}
+        return {"loss": torch.stack([weights[name] * value for name, value in parts.items()]).sum(), **parts}
 
-    def seen(self, streams: Tensor) -> Tensor:
-        """What the heads say of tokens ``(levels, b, n, width)``: logits ``(levels, b, n)``."""
-        plain = F.layer_norm(streams, streams.shape[-1:])
-        return torch.stack([head(level)[..., 0] for head, level in zip(self.heads, plain, strict=True)])
-
-    def tokens(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of images ``(b, ro, pe)``: normalised embeddings ``(b, embed)``, those of the last block's tokens
-        ``(b, n, embed)``, and the token stream behind each level ``(levels, b, n, width)``.
+    def tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images ``(b, ro, pe)``: normalised embeddings ``(b, embed)``, and what NetAD's untrained adapters make of
+        the tokens at each level, ``(levels, b, n, embed)`` normalised.
         """
-        visual = self.clip.visual
-        blocks, found = visual.transformer.resblocks, []
-        # Anew in each call, as hooks in a copy of this module, such as the moving average, would be the original's.
-        hooks = [
-            blocks[number - 1].register_forward_hook(lambda _block, _inputs, tokens: found.append(tokens))
-            for number in level_blocks(len(blocks))
-        ]
-        try:
-            pooled = visual(self.pixels(image))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        streams = torch.stack(found)[:, :, 1:]
-        embedded = F.normalize(visual.ln_post(streams[-1]) @ visual.proj, dim=-1)
-        return F.normalize(pooled, dim=-1), embedded, streams
+        backbone = self.backbone
+        found: list[Tensor] = []
+        reduction: Any = backbone.reduction()
 
-    def pixels(self, image: Tensor) -> Tensor:
-        """Images ``(b, ro, pe)`` as the tower takes them, exactly as NetAD will hand them over."""
-        size = tuple(self.clip.visual.image_size)
-        pixels = Letterbox((image.shape[1], image.shape[2]), size).place(normalise_magnitude(image))
-        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self._mean, self._std))
-        return (pixels[:, None] - mean) / std
+        def read(_level: int, tokens: Tensor) -> Tensor:
+            features = F.leaky_relu(tokens[:, backbone.prefix :] @ reduction.T)
+            found.append(F.normalize(features, dim=-1))
+            return PUBLISHED_MIX[0] * tokens  # what adapters leave of it
+
+        letterbox = Letterbox((image.shape[1], image.shape[2]), backbone.size)
+        pooled = backbone(letterbox.place(normalise_magnitude(image)), read)
+        return F.normalize(pooled, dim=-1), torch.stack(found)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Normalised embeddings, each different sentence computed once."""
         different = list(dict.fromkeys(texts))
-        tokens = self._tokenizer(different).to(self.clip.logit_scale.device)
-        features = F.normalize(self.clip.text(tokens), dim=-1)
+        tokens = self._tokenizer(different).to(self.logit_scale.device)
+        features = F.normalize(self.text(tokens), dim=-1)
         return features[[different.index(text) for text in texts]]
 
     def prompts(self, anatomy: str, present: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,24 +199,22 @@ def contrast_with_captions(logits: Tensor, captions: Sequence[str]) -> Tensor:
 
 
 def dense_loss(logits: Tensor, covered: Tensor, reviewed: Tensor) -> Tensor:
-    """Cross-entropy of tokens ``(levels, b, n)`` against the share of them that is lesion ``(b, n)``, balanced."""
-    targets = (covered / _COVERED).clamp(max=1.0)
-    each = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
-    positive, negative = targets, 1 - (covered > 0).to(targets.dtype)
-    doubted = (negative * logits.detach().amax(0)).topk(max(1, int(_DOUBTED * logits.shape[-1])), dim=-1).indices
-    trusted = negative.scatter(-1, doubted, 0.0)
-    negative = torch.where(reviewed[:, None], negative, trusted)
-    inside = (each * positive).sum() / (len(logits) * positive.sum()).clamp(min=1.0)
-    outside = (each * negative).sum() / (len(logits) * negative.sum()).clamp(min=1.0)
-    # The hard negatives decide whether a healthy image stays dark; the mean over all is mostly air.
-    hard = (each * negative).topk(max(1, logits.shape[-1] // 16), dim=-1).values.mean()
-    return inside + outside + 0.5 * hard
+    """Cross-entropy and 1 − Dice of places ``(levels, b, n)`` against the share of them that is lesion ``(b, n)``."""
+    target = (covered / _COVERED).clamp(max=1.0).expand_as(logits)
+    empty = (covered == 0).to(logits.dtype)
+    doubted = (empty * logits.detach().amax(0).sigmoid()).topk(max(1, int(_DOUBTED * logits.shape[-1])), dim=-1).indices
+    trusted = torch.where(reviewed[:, None], 1.0, torch.ones_like(empty).scatter(-1, doubted, 0.0))
+    weight = torch.where(covered > 0, 1.0, trusted)
+    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    seen = torch.sigmoid(logits) * weight
+    both, sums = (seen * target).sum((1, 2)), (seen + target).sum((1, 2))
+    return 10 * (weight * each).mean() + (1 - (2 * both + 1) / (sums + 1)).mean()
 
 
 def image_loss(logits: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy of the most abnormal tokens of each image against its label, where that is known."""
     known = label >= 0
-    top = logits.topk(max(2, logits.shape[-1] // 64), dim=-1).values.mean(-1)[:, known]
+    top = mean_logit(logits.topk(max(2, logits.shape[-1] // _TOP), dim=-1).values)[:, known]
     each = F.binary_cross_entropy_with_logits(top, label[known].to(top.dtype).expand_as(top), reduction="sum")
     return each / (len(top) * known.sum().clamp(min=1))
 
@@ -232,74 +234,93 @@ def token_classes(classes: Tensor, size: tuple[int, ...], grid: tuple[int, ...])
     return F.adaptive_max_pool2d(padded[:, None], (grid[0], grid[1]))[:, 0].flatten(1).long()
 
 
-@torch.no_grad()
-def informed_start(visual: Any) -> None:
-    """Begin with smooth patterns for patches and places instead of noise: the first thousand steps, for nothing.
+class Crops:
+    """Squares cut from images that were varied once, every other one around a lesion.
 
-    The patch filters become the lowest functions of the cosine transform, positions become sines of row and column.
+    Parameters
+    ----------
+    backbone
+        Whose stem is to learn from them.
+    sources, settings
+        Of the run.
     """
-    weight = visual.conv1.weight  # (width, 3, patch, patch)
-    width, colours, height, breadth = weight.shape
-    orders = sorted(((u, v) for u in range(height) for v in range(breadth)), key=lambda uv: uv[0] ** 2 + uv[1] ** 2)
-    rows, columns = ((torch.arange(n) + 0.5) * math.pi / n for n in (height, breadth))
-    for channel, (u, v) in enumerate(orders[:width]):
-        pattern = torch.cos(u * rows)[:, None] * torch.cos(v * columns)
-        # The spectrum of images falls with frequency; and no filter may drown places, as all go through one LayerNorm.
-        gain = 1.5 * (1 + math.hypot(u, v)) / (colours * pattern.square().sum())
-        weight[channel] = (gain * pattern).to(weight)
-    grid = tuple(visual.grid_size)
-    rates = 0.5 * math.pi * 1.6 ** torch.arange(width // 4)
-    planes = []
-    for axis in range(2):
-        place = torch.linspace(-1, 1, grid[axis])[:, None] * rates
-        waves = torch.cat([place.sin(), place.cos()], 1)
-        planes.append(waves[:, None].expand(*grid, -1) if axis == 0 else waves[None].expand(*grid, -1))
-    positions = torch.cat(planes, -1).flatten(0, 1)
-    visual.positional_embedding[1:, : positions.shape[1]] = 0.7 * positions
-    # Blocks that at first change little: what a patch shows reaches all heads before attention has learned anything.
-    for block in visual.transformer.resblocks:
-        block.attn.out_proj.weight.mul_(0.3)
-        block.mlp.c_proj.weight.mul_(0.3)
 
-
-def start_locally(objective: BackboneObjective, sources: Sequence[ImageSource], settings: BackboneSettings) -> float:
-    """Let the first block's perceptron and the heads learn what a single patch tells of lesions, without attention.
-
-    A step costs a hundredth of one of the whole tower, as patches are cut and filtered once; and a tower that begins
-    with tokens which know where they are and how they look learns the rest in a few hundred steps instead of many
-    thousands. Returns the last loss.
-    """
-    visual = objective.clip.visual
-    size, grid = tuple(visual.image_size), tuple(visual.grid_size)
-    patches, covered, reviewed = [], [], []
-    with torch.no_grad():
+    def __init__(self, backbone: Backbone, sources: Sequence[ImageSource], settings: BackboneSettings) -> None:
+        self._backbone, self._seed = backbone, settings.seed
+        images, masks, reviewed = [], [], []
         for place in range(settings.local_images):
             draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "local", place))
-            item = stacked([varied(drawn(sources, settings.seed, place), draw)])
-            patches.append(visual.conv1(objective.pixels(item.image)).flatten(2).transpose(1, 2)[0])
-            covered.append(coverage(item.mask, size, grid)[0])
-            reviewed.append(item.reviewed[0])
-    tokens, shares, trusted = torch.stack(patches), torch.stack(covered), torch.stack(reviewed)
-    block, head = visual.transformer.resblocks[0], objective.heads[0]
-    learned = [visual.positional_embedding, *visual.ln_pre.parameters(), *block.ln_2.parameters()]
-    learned += [*block.mlp.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(learned, lr=3e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=settings.local_steps)
-    draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "local"))
-    loss = torch.zeros(())
-    for _ in range(settings.local_steps):
-        chosen = torch.randint(len(tokens), (min(_LOCAL_BATCH, len(tokens)),), generator=draw)
-        stream = visual.ln_pre(tokens[chosen] + visual.positional_embedding[1:])
-        stream = stream + block.mlp(block.ln_2(stream))
-        logits = head(F.layer_norm(stream, stream.shape[-1:]))[None, ..., 0]
-        loss = dense_loss(logits, shares[chosen], trusted[chosen])
+            item = varied(drawn(sources, settings.seed, place), draw)
+            letterbox = Letterbox((item.image.shape[0], item.image.shape[1]), backbone.size)
+            image, mask = normalise_magnitude(item.image[None]), item.mask[None].float()
+            images.append((255 * letterbox.place(image)).to(torch.uint8))
+            masks.append(letterbox.place(mask) > 0.5)
+            reviewed.append(item.reviewed)
+        self._images, self._masks, self._reviewed = torch.cat(images), torch.cat(masks), torch.stack(reviewed)
+        self._sick = self._masks.flatten(1).any(1).nonzero().flatten()
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Coloured pixels ``(b, 3, side, side)``, lesions ``(b, side, side)``, and whether the rest is known normal."""
+        draw = torch.Generator().manual_seed(mixed_seed(self._seed, "crops", step))
+        pixels, masks, reviewed = [], [], []
+        for number in range(_LOCAL_BATCH):
+            pool = self._sick if number % 2 and len(self._sick) else torch.arange(len(self._images))
+            chosen = int(pool[int(torch.randint(len(pool), (), generator=draw))])
+            # Around something: a lesion, or else any place that is not air.
+            worth = self._masks[chosen] if number % 2 else self._images[chosen] > _AIR
+            rows, columns = self._around(worth, draw)
+            flip = [-1] if torch.rand((), generator=draw) < 0.5 else []
+            pixels.append(self._images[chosen, rows, columns].flip(flip))
+            masks.append(self._masks[chosen, rows, columns].flip(flip))
+            reviewed.append(self._reviewed[chosen])
+        mean, std = self._backbone.mean, self._backbone.std
+        coloured = (torch.stack(pixels)[:, None].to(mean.device) / 255 - mean) / std
+        return coloured, torch.stack(masks).float().to(mean.device), torch.stack(reviewed).to(mean.device)
+
+    def _around(self, worth: Tensor, draw: torch.Generator) -> tuple[slice, slice]:
+        """A square with one of the places worth it in it, not in its middle."""
+        side = _LOCAL_TOKENS * self._backbone.patch[0]
+        places = worth.nonzero()
+        count = max(1, len(places))
+        place = places[int(torch.randint(count, (), generator=draw))] if len(places) else torch.zeros(2)
+        shift = torch.randint(-side // 4, side // 4 + 1, (2,), generator=draw)
+        first = [int((place[axis] + shift[axis] - side // 2).clamp(0, worth.shape[axis] - side)) for axis in range(2)]
+        return slice(first[0], first[0] + side), slice(first[1], first[1] + side)
+
+
+def start_locally(
+    backbone: Backbone, sources: Sequence[ImageSource], settings: BackboneSettings, run: RunFolder
+) -> None:
+    """Let a convolutional stem learn to tell lesions on crops, by two linear heads that are not used afterwards."""
+    stem: Any = backbone.visual.trunk.patch_embed
+    fine, coarse = stem.proj
+    heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in (backbone.width // 2, backbone.width))
+    for head in heads:
+        nn.init.constant_(head.get_parameter("bias"), -4.0)  # lesions are rare: all that is known before the first step
+    heads.to(backbone.mean.device)
+    crops = Crops(backbone, sources, settings)
+    weights = [*stem.proj.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(weights, settings.local_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.local_rate, total_steps=settings.local_steps)
+    total = 0.0
+    for step in range(settings.local_steps):
+        pixels, mask, reviewed = crops.batch(step)
+        detail = fine(pixels)
+        loss = pixels.new_zeros(())
+        for head, features in zip(heads, (detail, coarse(detail)), strict=True):
+            seen, covered = head(features)[:, 0], F.adaptive_avg_pool2d(mask, features.shape[-2:])
+            edge = seen.shape[-1] // _LOCAL_TOKENS  # there the surroundings are missing
+            inner = (slice(None), slice(edge, -edge), slice(edge, -edge))
+            loss = loss + dense_loss(seen[inner].flatten(1)[None], covered[inner].flatten(1), reviewed)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        nn.utils.clip_grad_norm_(weights, settings.gradient_clip)
         optimiser.step()
         schedule.step()
-    for other in objective.heads:
-        other.load_state_dict(head.state_dict())
-    return float(loss.detach())
+        total += float(loss.detach())
+        if (step + 1) % _LOCAL_LOG == 0:
+            run.log("local", step + 1, loss=total / _LOCAL_LOG)
+            total = 0.0
 
 
 def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder: Path, device: str = "auto") -> None:
@@ -330,10 +351,11 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
         torch.manual_seed(settings.seed)
         sources = open_images(data, "train", settings.kinds, settings.size)
         objective = BackboneObjective(settings)
-        if settings.local_steps and run.load(CHECKPOINT) is None:
-            run.log("local", 0, loss=start_locally(objective, sources, settings))
-        # The text tower begins from nothing; the vision tower has something to lose.
-        trainer = Trainer(objective, settings, run, processes, faster={"clip.text.": _TEXT_FASTER})
+        trunk = getattr(objective.backbone.visual, "trunk", None)
+        convolutional = isinstance(getattr(trunk, "patch_embed", None), ConvolutionalStem)
+        if convolutional and settings.local_steps and run.load(CHECKPOINT) is None:
+            start_locally(objective.backbone.to(processes.device), sources, settings, run)
+        trainer = Trainer(objective, settings, run, processes, faster={"text.": settings.text_faster})
         held_out = open_images(data, "validation", settings.kinds, settings.size)
         for step in trainer.steps():
             for part in range(settings.accumulate):
@@ -351,18 +373,21 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
 
 
 @torch.no_grad()
-def region_auc(objective: BackboneObjective, sources: Sequence[Any], settings: BackboneSettings) -> dict[str, float]:
-    """Whether tokens tell lesions: area under the curve over tokens and over images, by the heads."""
-    size, grid = tuple(objective.clip.visual.image_size), tuple(objective.clip.visual.grid_size)
-    device, found = objective.clip.logit_scale.device, {}
+def region_auc(
+    objective: BackboneObjective, sources: Sequence[ImageSource], settings: BackboneSettings
+) -> dict[str, float]:
+    """Whether the backbone tells lesions without further training: area under the curve over tokens and images."""
+    backbone, found = objective.backbone, {}
     for source in sources:
         count = max(2, settings.validation_slices // len(sources))
         places = torch.linspace(0, len(source) - 1, min(count, len(source))).long().unique().tolist()
-        batch = stacked([source[place] for place in places]).to(device)
-        logits = objective.seen(objective.tokens(batch.image)[2]).mean(0)
-        truth = coverage(batch.mask, size, grid) > _COVERED
-        found[f"{source.kind} tokens"] = pixel_auc(logits, truth)
-        found[f"{source.kind} images"] = pixel_auc(logits.topk(4, -1).values.mean(-1), batch.label == 1)
+        batch = stacked([source[place] for place in places]).to(objective.logit_scale.device)
+        text = state_features(objective.encode, source.kind.split("-")[0])
+        features = torch.cat([objective.tokens(part)[1] for part in batch.image.split(settings.batch)], 1)
+        seen = torch.sigmoid(text_logits(features, text)).mean(0)
+        truth = coverage(batch.mask, backbone.size, backbone.grid) > _COVERED
+        found[f"{source.kind} tokens"] = pixel_auc(seen, truth)
+        found[f"{source.kind} images"] = pixel_auc(seen.topk(4, -1).values.mean(-1), batch.label == 1)
     return found
 
 
@@ -370,5 +395,6 @@ def load_backbone(run: str | Path) -> tuple[Any, Callable[[Sequence[str]], Tenso
     """The CLIP that a run trained, its tokenizer, and the configuration for `NetAD.from_clip`."""
     configuration = BackboneConfiguration(model=read_table(Path(run) / SETTINGS)["model"])
     clip, tokenizer = load_clip(configuration)
-    load_strictly(clip, load_weights(run, "clip."), f"{run}")
+    state = {name.removeprefix("backbone."): weight for name, weight in load_weights(run).items()}
+    load_strictly(clip, state, f"{run}")
     return clip, tokenizer, configuration

@@ -175,7 +175,7 @@ class Backbone(nn.Module):
         """Stay in evaluation mode: whatever is trained around it, this is frozen."""
         return super().train(False)
 
-    def forward(self, pixels: Tensor, insert: Insertion) -> None:
+    def forward(self, pixels: Tensor, insert: Insertion) -> Tensor:
         """Run the tower, handing the token stream to ``insert`` after each of the four levels.
 
         Parameters
@@ -184,15 +184,33 @@ class Backbone(nn.Module):
             ``(b, height, width)`` of the working size, in 0 to 1.
         insert
             Called with the level and the tokens ``(b, prefix + rows·columns, width)``; returns those to go on with.
+
+        Returns
+        -------
+            What the tower makes of whole images, ``(b, embed_dim)``.
         """
         if tuple(pixels.shape[1:]) != self.size:
             raise InputError(f"pixels of {tuple(pixels.shape[1:])} for a working size of {self.size}")
         coloured = (pixels[:, None] - self.mean) / self.std
         token = _RUNNING.set((self._key, insert))
         try:
-            self.visual(coloured)
+            pooled: Tensor = self.visual(coloured)
         finally:
             _RUNNING.reset(token)
+        return pooled
+
+    def reduction(self) -> Tensor | None:
+        """The tower's own way from its tokens to the embedding as a matrix ``(embed_dim, width)``.
+
+        That way is ``LayerNorm(x) @ proj``. Without the bias, and without the division by each token's spread, which
+        changes no angle, it is a matrix: a W₁ for adapters to begin with. None where it is no such way.
+        """
+        found = _way_out(self.visual)
+        if found is None:
+            return None
+        scale, projection = found
+        matrix = projection * scale
+        return matrix - matrix.mean(dim=1, keepdim=True)
 
 
 def _anatomy_of(visual: Any) -> tuple[nn.ModuleList, tuple[int, int], int, bool]:
@@ -208,6 +226,17 @@ def _anatomy_of(visual: Any) -> tuple[nn.ModuleList, tuple[int, int], int, bool]
         return transformer.resblocks, _pair(visual.patch_size), 1, batch_first
     kind = type(visual if trunk is None else trunk).__name__
     raise InputError(f"NetAD needs a vision transformer, this CLIP has a {kind}")
+
+
+def _way_out(visual: Any) -> tuple[Tensor, Tensor] | None:
+    """Weights of the last norm ``(width,)`` and of the projection behind it ``(embed_dim, width)``, if that is all."""
+    if not hasattr(visual, "trunk"):
+        return None if getattr(visual, "proj", None) is None else (visual.ln_post.weight, visual.proj.T)
+    norms = [norm for norm in (visual.trunk.norm, visual.trunk.fc_norm) if isinstance(norm, nn.LayerNorm)]
+    layers = [layer for layer in visual.head.modules() if isinstance(layer, nn.Linear)]
+    if len(norms) != 1 or len(layers) != 1 or isinstance(visual.trunk.head, nn.Linear):
+        return None
+    return norms[0].weight, layers[0].weight
 
 
 def _dimensions(visual: Any) -> tuple[int, int]:

@@ -73,6 +73,8 @@ class ClipSource:
     def _build(self, text: Mapping[str, Any]) -> Any:
         import open_clip
 
+        import pass_recon.anomaly.convolutional_vit  # noqa: F401 - makes timm know ours
+
         vision = {**self.model["vision_cfg"]}
         if "timm_model_name" in vision:
             vision["timm_model_pretrained"] = False

@@ -73,6 +73,19 @@ class AnomalyLogits:
     features: Tensor
 
 
+def mean_logit(logits: Tensor) -> Tensor:
+    """The logit of the mean over the last axis of probabilities, never forming one that rounds to 0 or 1."""
+    return F.logsigmoid(logits).logsumexp(dim=-1) - F.logsigmoid(-logits).logsumexp(dim=-1)
+
+
+def text_logits(features: Tensor, text: Tensor) -> Tensor:
+    """Log-odds of abnormal against normal of normalised features ``(..., embed_dim)`` and texts ``(2, embed_dim)``.
+
+    A softmax over two, ``softmax(100·⟨t, text_normal⟩, 100·⟨t, text_abnormal⟩)``, is a sigmoid of these.
+    """
+    return _LOGIT_SCALE * (features @ (text[1] - text[0]))
+
+
 class NetAD(nn.Module):
     """The anomaly detector of PASS: a frozen CLIP with adapters, text features and a memory of normal images.
 
@@ -248,7 +261,7 @@ class NetAD(nn.Module):
         """
         features, letterbox = self._features(image)
         with torch.autocast(image.device.type, enabled=False):
-            raw = torch.sigmoid(self._text_logits(features))
+            raw = torch.sigmoid(text_logits(features, self.text))
             if self.memory.tokens:
                 raw = (raw + self.memory.distance(features)) / 2
             anomaly_map = letterbox.lift(self._on_grid(raw[0].mean(dim=0))[:, None])[:, 0]
@@ -268,11 +281,10 @@ class NetAD(nn.Module):
         """
         features, letterbox = self._features(image)
         with torch.autocast(image.device.type, enabled=False):
-            logits = self._text_logits(features)
+            logits = text_logits(features, self.text)
             pixel = letterbox.lift(self._on_grid(logits[0].transpose(0, 1)))
             top = self._top(logits[1], letterbox)
-            # The logit of a mean of probabilities, without ever forming a probability that rounds to 0 or 1.
-            level = F.logsigmoid(top).logsumexp(dim=-1) - F.logsigmoid(-top).logsumexp(dim=-1)
+            level = mean_logit(top)
         return AnomalyLogits(pixel, level.transpose(0, 1), self._image_features(features))
 
     @torch.no_grad()
@@ -298,10 +310,6 @@ class NetAD(nn.Module):
 
         self.backbone(letterbox.place(normalise_magnitude(image)), insert)
         return F.normalize(torch.stack(found, dim=1).float(), dim=-1), letterbox
-
-    def _text_logits(self, features: Tensor) -> Tensor:
-        """Log-odds of abnormal against normal, ``(2, levels, b, n)``: a softmax over two is a sigmoid of these."""
-        return _LOGIT_SCALE * (features @ (self.text[1] - self.text[0]))
 
     def _on_grid(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, self.backbone.grid)

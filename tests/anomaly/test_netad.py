@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pass_recon.anomaly import Backbone, BackboneConfiguration, NetAD, NetADConfiguration
 from pass_recon.anomaly.configuration import SMALL_BACKBONE
+from pass_recon.anomaly.netad import mean_logit, text_logits
 from pass_recon.types import InputError
 
 from .conftest import TINY, TINY_TIMM
@@ -98,7 +99,7 @@ def test_air_around_the_image_does_not_count(netad: NetAD) -> None:
     assert features.shape[3] == 36
     rows, columns = netad(image).letterbox.tokens(netad.backbone.patch)
     assert (rows, columns) == (slice(0, 6), slice(2, 4))
-    logits = netad._text_logits(features)[1].unflatten(-1, (6, 6))[..., rows, columns].flatten(-2)
+    logits = text_logits(features, netad.text)[1].unflatten(-1, (6, 6))[..., rows, columns].flatten(-2)
     torch.testing.assert_close(torch.sigmoid(logits).amax(-1).mean(0), expected)
 
 
@@ -256,8 +257,14 @@ def test_cuda_gives_what_the_cpu_gives(netad: NetAD, images: Tensor) -> None:
 
 def test_small_backbone_is_small() -> None:
     backbone = Backbone.load(SMALL_BACKBONE)
-    assert backbone.grid == (16, 16)
+    assert backbone.grid == (20, 20)
     assert sum(p.numel() for p in backbone.parameters()) * 4 < 12e6
+
+
+def test_logit_of_a_mean_of_probabilities() -> None:
+    logits = torch.tensor([[0.3, -1.0, 2.0], [200.0, 200.0, 200.0], [-300.0, -300.0, -300.0]])
+    mean = torch.sigmoid(logits[0]).mean()
+    torch.testing.assert_close(mean_logit(logits), torch.stack([torch.logit(mean), *logits[1:, 0]]))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import open_clip
@@ -11,6 +12,7 @@ from open_clip.push_to_hf_hub import save_config_for_hf
 from safetensors.torch import save_file
 
 from pass_recon.types import InputError
+from pass_recon_cli.main import main
 from tests.networks import TINY_BACKBONE
 from tests.training.small import KINDS, simulate, stopped_after
 from tests.training.test_train_backbone import tiny_settings
@@ -144,6 +146,18 @@ def test_transfer_tries_every_other_patient(data, backbone):
     found = few_shot_transfer(netad_settings(backbone, steps=1, kinds=("knee-pd",)), data)
     assert len(found) == 4 * 3
     assert all(0 <= values["pixel_auc"] <= 1 or values["pixel_auc"] != values["pixel_auc"] for values in found.values())
+
+
+def test_transfer_as_a_command(data, backbone, tmp_path, capsys):
+    outfile = tmp_path / "results" / "transfer.json"
+    command = ["train", "transfer", "--data", str(data), "-o", str(outfile)]
+    changes = [f"backbone={backbone}", "steps=1", "batch=2", "size=48", "memory=4", "kinds=[brain-flair]"]
+    assert main([*command, "--set", *changes]) == 0
+    found = json.loads(outfile.read_text())
+    assert len(found) == 4 * 3
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == len(found)
+    assert all(line.startswith("brain-flair") and "image_auc" in line for line in said)
 
 
 def test_area_under_the_curve_counts_ties_half():

@@ -8,16 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pass_recon.anomaly.configuration import SMALL_BACKBONE
+from pass_recon.anomaly.netad import text_logits
+from pass_recon.anomaly.prompts import state_features
 from pass_recon.physics.fourier import fft1c
 from pass_recon.types import Box
 from tests.networks import TINY_BACKBONE
 from tests.training.small import KINDS, simulate, stopped_after
 from training.augmentation import degrade, moved
 from training.engine.run_folder import load_weights
-from training.images import UNNAMED, lesion_classes, open_images, stacked, written_caption
+from training.finetune_netad import NetADSettings, build_detectors
+from training.images import UNNAMED, drawn, lesion_classes, open_images, stacked, written_caption
 from training.train_backbone import (
     BackboneObjective,
     BackboneSettings,
+    Crops,
     contrast_with_captions,
     dense_loss,
     load_backbone,
@@ -40,8 +45,7 @@ def data(tmp_path_factory):
 
 def tiny_settings(**changes: Any) -> BackboneSettings:
     given = {"steps": 4, "batch": 4, "epoch": 4, "warmup": 1, "size": 48, "kinds": KINDS, "validation_slices": 8}
-    given |= {"local_images": 12, "local_steps": 5}
-    return BackboneSettings(model=dict(TINY_BACKBONE.model), **{**given, **changes})
+    return BackboneSettings(**{**given, "model": dict(TINY_BACKBONE.model), **changes})
 
 
 def test_different_captions_give_the_loss_of_clip():
@@ -103,7 +107,7 @@ def test_unlabelled_captions_say_nothing_on_health():
 
 
 def test_doubtful_tokens_count_only_where_reviewed():
-    logits = torch.full((4, 1, 40), -5.0)
+    logits = torch.full((4, 1, 40), -9.0)
     logits[:, :, 7] = 8.0  # the detector sees something that nobody marked
     covered = torch.zeros(1, 40)
     assert dense_loss(logits, covered, torch.tensor([True])) > 1
@@ -119,6 +123,44 @@ def test_both_towers_learn(data):
         assert weight.grad is not None, name
 
 
+@pytest.mark.parametrize("model", [TINY_BACKBONE.model, SMALL_BACKBONE.model])
+def test_detectors_begin_with_what_the_backbone_knows(data, tmp_path, model):
+    train_backbone(tiny_settings(model=dict(model), steps=1, local_steps=1, local_images=2), [data], tmp_path, "cpu")
+    netads = build_detectors(NetADSettings(backbone=str(tmp_path)), KINDS)
+    netad = netads["knee-pd"]
+    for level in netad.adapters[:-1]:  # what they return to the stream is noise as yet
+        level.pixel.expand.weight.data.zero_()
+        level.image.expand.weight.data.zero_()
+    objective = BackboneObjective(tiny_settings(model=dict(model)))
+    objective.load_state_dict(load_weights(tmp_path))
+    image = torch.rand(2, 48, 48)
+    logits = text_logits(objective.tokens(image)[1], state_features(objective.encode, "knee"))
+    torch.testing.assert_close(text_logits(netad._features(image)[0][0], netad.text), logits, atol=1e-3, rtol=1e-3)
+
+
+def test_every_other_crop_shows_a_lesion(data):
+    settings = tiny_settings(model=dict(SMALL_BACKBONE.model), local_images=6)
+    objective = BackboneObjective(settings)
+    pixels, mask, reviewed = Crops(objective.backbone, open_images([data], "train", KINDS, 48), settings).batch(0)
+    assert pixels.shape == (16, 3, 120, 120)
+    assert mask.shape == (16, 120, 120)
+    assert bool(mask[1::2].flatten(1).any(1).all())
+    assert bool(reviewed.all())
+
+
+def test_kinds_take_turns_and_larger_sources_come_more_often():
+    class Named(list):
+        kind, normal, abnormal, others = "brain-t1", [0], [0], []
+
+    class Knees(Named):
+        kind = "knee-pd"
+
+    sources: Any = [Named(["small"]), Named(["large"] * 4), Knees(["knee"])]
+    seen = [drawn(sources, 0, place) for place in range(400)]
+    assert seen[1::2] == ["knee"] * 200
+    assert 20 < seen.count("small") < 60 < seen.count("large")
+
+
 def test_goes_on_bit_for_bit_and_loads(data, tmp_path):
     settings = tiny_settings(checkpoint_minutes=1e-9)
     train_backbone(settings, [data], tmp_path / "whole", "cpu")
@@ -128,4 +170,5 @@ def test_goes_on_bit_for_bit_and_loads(data, tmp_path):
         assert torch.equal(weight, load_weights(tmp_path / "resumed")[key]), key
     clip, tokenizer, configuration = load_backbone(tmp_path / "whole")
     assert clip.text(tokenizer(["an MR image"])).shape == (1, 16)
+    assert torch.equal(clip.visual.conv1.weight, load_weights(tmp_path / "whole")["backbone.visual.conv1.weight"])
     assert configuration.model["embed_dim"] == 16

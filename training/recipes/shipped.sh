@@ -20,6 +20,13 @@ for contrast in t1 flair; do
     prepare --simulated 60 --slices 4 --coils 10 --contrast "$contrast" --seed 11 --split 0.84 0.16 0 -o "$data/simulated"
 done
 prepare --simulated 110 --slices 4 --coils 10 --anatomy knee --contrast pd --seed 11 --split 0.84 0.16 0 -o "$data/simulated"
+# For the detectors alone: many more patients, one coil, as nothing is reconstructed from them.
+images() {
+    prepare --simulated "$1" --slices 2 --coils 1 --seed 21 --split 0.88 0.12 0 --healthy 0.4 "${@:2}" -o "$data/images"
+}
+images 400 --contrast t1
+images 250 --contrast flair
+images 300 --anatomy knee --contrast pd
 # Held out: other patients (another seed), one slice each, and the same patients without their lesions.
 held_out() {
     prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 0.3 "$@" -o "$data/held_out"
@@ -29,6 +36,13 @@ held_out --contrast t1
 held_out --contrast flair
 held_out --anatomy knee --contrast pd
 
+# The detectors first, with the images; `train all` finds them done.
+detector() {
+    "$pass_recon" train "$1" --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" "$data/images" \
+        -o "$RUNS/$1" "${@:2}"
+}
+detector backbone
+detector netad --set backbone="$RUNS/backbone"
 "$pass_recon" train all --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" -o "$RUNS"
 
 # What they are worth, and the same on their cards.
@@ -37,4 +51,6 @@ bundles="$RUNS/bundles"
     -o "$RUNS/results/patient12"
 "$pass_recon" evaluate "$bundles"/*-?x --data "$data/held_out" --twins "$data/twins" --slices 1 \
     --methods population no-map pass -o "$RUNS/results/held_out"
+"$pass_recon" train transfer --config training/recipes/shipped.yaml --data "$data/mni" --set backbone="$RUNS/backbone" \
+    -o "$RUNS/results/transfer.json"
 "$pass_recon" train bundles --runs "$RUNS" -o "$bundles" --results "$RUNS"/results/*/results.json
