@@ -65,6 +65,9 @@ class NetADSettings(TrainingSettings):
         Normal images that the memory is filled from.
     image_weight
         Weight of the image-level loss.
+    calibration
+        Prepared dataset on whose validation slices scores are calibrated; that of training by default. A share of sick
+        slices other than where the scores will be read makes all of them too high or too low.
     score_fraction
         The image score is the mean over this fraction of its tokens, the most abnormal ones.
     """
@@ -85,6 +88,7 @@ class NetADSettings(TrainingSettings):
     memory: int = 128
     remembered: int = 48
     image_weight: float = 1.0
+    calibration: str = ""
     score_fraction: float = 0.01
 
 
@@ -228,6 +232,9 @@ def finetune_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Pa
         torch.manual_seed(settings.seed)
         sources = few_cases(data, settings)
         held_out = open_images(data, "validation", settings.kinds, settings.size)
+        calibrating = held_out
+        if settings.calibration:
+            calibrating = open_images([settings.calibration], "validation", settings.kinds, settings.size)
         kinds = sorted({source.kind for source in sources})
         netads = build_detectors(settings, kinds)
         for netad in netads.values():
@@ -244,7 +251,7 @@ def finetune_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Pa
             trainer.advance()
             if trainer.epoch() and processes.first:
                 averaged: Any = trainer.averaged.module
-                finished = finish(averaged.netads, sources, held_out, settings)
+                finished = finish(averaged.netads, sources, calibrating, settings)
                 trainer.keep(**validate(finished, held_out, settings, run.figure(trainer.epoch())))
                 save_detectors(run, finished)
 
@@ -262,7 +269,7 @@ def training_batch(sources: Sequence[ImageSource], settings: NetADSettings, numb
 def finish(
     netads: Mapping[str, NetAD],
     sources: Sequence[ImageSource],
-    held_out: Sequence[ImageSource],
+    calibrating: Sequence[ImageSource],
     settings: NetADSettings,
 ) -> dict[str, NetAD]:
     """Copies of detectors (sharing their backbone) with memory and calibration."""
@@ -272,7 +279,7 @@ def finish(
         copied = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(netad.text.device)
         copied.adapters.load_state_dict(netad.adapters.state_dict())
         remember_normal(copied, [source for source in sources if source.kind == kind], settings)
-        validation = [source for source in held_out if source.kind == kind]
+        validation = [source for source in calibrating if source.kind == kind]
         if validation:
             calibrate(copied, stacked([source[n] for source in validation for n in spread(source, settings)]))
         finished[kind] = copied

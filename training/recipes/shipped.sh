@@ -27,6 +27,13 @@ images() {
 images 400 --contrast t1
 images 250 --contrast flair
 images 300 --anatomy knee --contrast pd
+# For the calibration of the detectors: one slice a patient, as many of them sick as among those held out.
+calibration() {
+    prepare --simulated 80 --slices 1 --coils 1 --seed 88 --split 0 1 0 --healthy 0.3 "$@" -o "$data/calibration"
+}
+calibration --contrast t1
+calibration --contrast flair
+calibration --anatomy knee --contrast pd
 # Held out: other patients (another seed), one slice each, and the same patients without their lesions.
 held_out() {
     prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 0.3 "$@" -o "$data/held_out"
@@ -42,7 +49,7 @@ detector() {
         -o "$RUNS/$1" "${@:2}"
 }
 detector backbone
-detector netad --set backbone="$RUNS/backbone"
+detector netad --set backbone="$RUNS/backbone" calibration="$data/calibration"
 "$pass_recon" train all --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" -o "$RUNS"
 
 # What they are worth, and the same on their cards.
