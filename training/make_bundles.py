@@ -32,7 +32,7 @@ WITH_DETECTOR = (
     " The vision-language backbone is a small CLIP of our own, trained on the same slices and their captions, because "
     "no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
 )
-_RUNS = ("initial", "reconstruction", "netad", "backbone", "path")
+_RUNS = ("initial", "reconstruction", "netad", "backbone", "calibration", "path")
 WITHOUT_DETECTOR = " There is no anomaly detector: the networks get a map of zeros, as in part of their training."
 
 
