@@ -56,6 +56,8 @@ def acs_maps(kspace: Tensor, width: int) -> Tensor:
     Tensor
         ``(..., coils, ro, pe)``.
     """
+    if kspace.shape[-3] == 1:  # nothing tells a coil from the object, and cropping would only lose signal
+        return torch.ones_like(kspace)
     # Where there are few lines, the readout still has enough samples to make up for some of them.
     region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, width)
     return espirit_maps(kspace, region, kernel_width=8, threshold=0.05, crop=0.8)
