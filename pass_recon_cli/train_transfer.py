@@ -34,6 +34,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, try, and tell."""
+    from training.engine.run_folder import write_aside
     from training.engine.settings import read_settings
     from training.few_shot_transfer import few_shot_transfer
     from training.finetune_netad import NetADSettings
@@ -45,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{name}: {told} on {figures['slices']:.0f} slices\n")
     if args.outfile:
         args.outfile.parent.mkdir(parents=True, exist_ok=True)
-        args.outfile.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_aside(args.outfile, f"{json.dumps(found, indent=2)}\n".encode())
     return 0

@@ -1,6 +1,6 @@
 """Detectors of anomalies from a dozen annotated cases a kind: adapters, memory, calibration.
 
-    pass-recon train netad --config training/recipes/netad.yaml --data dataset -o runs/netad
+    pass-recon train netad --config training/recipes/shipped.yaml --data dataset -o runs/netad
 
 One NetAD for each kind of image, all on one frozen backbone. Focal and Dice losses for the pixel-level adapters against
 masks (or the insides of boxes), binary cross-entropy for the image-level adapters against labels. Then the memory is
