@@ -37,6 +37,7 @@ from training.objectives import (
     kinds_of,
     lesion_weight,
     squared_error,
+    with_a_gradient,
 )
 
 STAGE = "reconstruction"
@@ -120,8 +121,7 @@ class ReconstructionObjective(nn.Module):
         }
         total = sum(weight for weight, _ in parts.values())
         loss = torch.stack([weight * value / total for weight, value in parts.values()]).sum()
-        # Every population takes part in every step, as processes that train together must agree on what has a gradient.
-        loss = loss + 0 * torch.stack([population.logits.sum() for population in self._populations()]).sum()
+        loss = with_a_gradient(loss, (population.logits for population in self._populations()))
         return {"loss": loss, **{name: value for name, (_, value) in parts.items()}}
 
     def chosen_lines(self, name: str, pe: int) -> Tensor:

@@ -36,7 +36,15 @@ from training.engine.run_folder import SETTINGS, load_weights, opened_run
 from training.engine.settings import TrainingSettings, read_table
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
-from training.objectives import acceleration_of, acs_of, bundle_name, decibels, kinds_of, squared_error
+from training.objectives import (
+    acceleration_of,
+    acs_of,
+    bundle_name,
+    decibels,
+    kinds_of,
+    squared_error,
+    with_a_gradient,
+)
 from training.train_reconstruction import KINDS, mean_psnr
 
 STAGE = "sampling"
@@ -139,8 +147,7 @@ class SamplingObjective(nn.Module):
             parts["image"].append(decibels(squared_error(image, truth)).mean())
         means = {name: torch.stack(values).mean() for name, values in parts.items()}
         loss = means["image"] + self.settings.lesion_weight * means["lesion"]
-        # Every population takes part in every step, as processes that train together must agree on what has a gradient.
-        loss = loss + 0 * torch.stack([self.sampler(name).population.logits.sum() for name in self.samplers]).sum()
+        loss = with_a_gradient(loss, (self.sampler(name).population.logits for name in self.samplers))
         return {"loss": loss, **means}
 
     def line_logits(

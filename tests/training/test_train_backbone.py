@@ -19,12 +19,11 @@ from training.augmentation import degrade, moved
 from training.engine.run_folder import load_weights
 from training.finetune_netad import NetADSettings, build_detectors
 from training.images import UNNAMED, drawn, lesion_classes, open_images, stacked, written_caption
+from training.stem_on_crops import Crops, dense_loss
 from training.train_backbone import (
     BackboneObjective,
     BackboneSettings,
-    Crops,
     contrast_with_captions,
-    dense_loss,
     load_backbone,
     train_backbone,
 )
