@@ -63,7 +63,10 @@ def wait_until_gone(*pids: int) -> bool:
 def children() -> set[int]:
     """Processes that this one has started and not yet reaped."""
     tasks = Path("/proc/self/task")
-    return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    while True:
+        # A thread that ends meanwhile leaves its children to another, which may have been read before: all anew.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
 
 
 def test_modules_are_started_configured_and_reaped(port: int) -> None:
