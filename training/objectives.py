@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from pass_recon.sampling.budget import acs_count, acs_fraction, line_budget
 from pass_recon.sampling.lines import acs_mask
 from pass_recon.sampling.population import draw_lines, line_probabilities, straight_through
-from training.dataset import Slices
+from training.dataset import Slices, collate
 
 # An error this small, 80 dB below the peak, is as good as none: the logarithm stops there.
 _SMALLEST = 1e-8
@@ -62,6 +63,29 @@ def squared_error(image: Tensor, truth: Tensor, weight: Tensor | None = None) ->
 def decibels(error: Tensor) -> Tensor:
     """``10 log₁₀`` of squared errors: −PSNR of images that peak at 1."""
     return 10 * error.clamp(min=_SMALLEST).log10()
+
+
+class Scan(NamedTuple):
+    """A validation slice as it is scanned for one bundle: what a batch of that one slice holds."""
+
+    bundle: str
+    acceleration: float
+    item: Slices
+    slices: Slices
+    kspace: Tensor
+    coil_maps: Tensor
+
+
+def scans(
+    items: Sequence[Slices], accelerations: Sequence[float], noise: tuple[float, float], device: torch.device
+) -> Iterator[Scan]:
+    """Each slice at every acceleration, with noise of the middle of a range (on a logarithmic scale)."""
+    for item in items:
+        slices = collate([item]).to(device)
+        kspace = slices.kspace(noise=(noise[0] * noise[1]) ** 0.5, fixed=True)
+        for acceleration in accelerations:
+            name = bundle_name(kinds_of(slices)[0], acceleration)
+            yield Scan(name, acceleration, item, slices, kspace, slices.coil_maps)
 
 
 def lesion_weight(slices: Slices, anomaly_map: Tensor) -> Tensor:

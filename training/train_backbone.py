@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from training.augmentation import varied
 from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, SETTINGS, load_weights, opened_run
 from training.engine.settings import TrainingSettings, read_table
-from training.engine.trainer import Trainer
+from training.engine.trainer import Trainer, start_from
 from training.images import UNNAMED, ImageSlice, ImageSource, drawn, open_images, stacked
 from training.netad_validation import pixel_auc
 from training.stem_on_crops import COVERED, dense_loss, start_locally
@@ -245,9 +245,13 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
         objective = BackboneObjective(settings)
         trunk = getattr(objective.backbone.visual, "trunk", None)
         convolutional = isinstance(getattr(trunk, "patch_embed", None), ConvolutionalStem)
-        if convolutional and settings.local_steps and run.load(CHECKPOINT) is None:
-            start_locally(objective.backbone.to(processes.device), sources, settings, run)
-        trainer = Trainer(objective, settings, run, processes, faster={"text.": settings.text_faster})
+        if run.load(CHECKPOINT) is None:
+            if settings.initial:
+                start_from(objective, settings.initial)
+            if convolutional and settings.local_steps:
+                start_locally(objective.backbone.to(processes.device), sources, settings, run)
+        begun = replace(settings, initial="")  # or it would begin once more, without what the crops taught
+        trainer = Trainer(objective, begun, run, processes, faster={"text.": settings.text_faster})
         held_out = open_images(data, "validation", settings.kinds, settings.size)
         for step in trainer.steps():
             for part in range(settings.accumulate):

@@ -20,7 +20,7 @@ from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import select_lines
 from pass_recon.sampling.population import PopulationLogits
 from pass_recon.types import InputError
-from training.dataset import Slices, collate
+from training.dataset import Slices
 from training.detectors import TrainedDetectors, simulated_map
 from training.engine.batches import Batches, Detect, open_slices, step_generator, validation_slices
 from training.engine.processes import joined_processes
@@ -36,6 +36,7 @@ from training.objectives import (
     drawn_lines,
     kinds_of,
     lesion_weight,
+    scans,
     squared_error,
     with_a_gradient,
 )
@@ -204,19 +205,14 @@ def train_reconstruction(
 def reconstructed(
     objective: ReconstructionObjective, examples: Sequence[Slices], device: torch.device
 ) -> list[ReconstructedSlice]:
-    """Whole slices from the population's lines at every acceleration, with noise of the middle of training's range."""
+    """Whole slices from the population's lines at every acceleration."""
     settings, results = objective.settings, []
-    sigma = (settings.noise[0] * settings.noise[1]) ** 0.5
-    for item in examples:
-        slices = collate([item]).to(device)
-        coil_maps, kspace = slices.coil_maps, slices.kspace(noise=sigma, fixed=True)
-        for acceleration in settings.accelerations:
-            name = bundle_name(f"{item.anatomy}-{item.contrast}", acceleration)
-            lines = objective.chosen_lines(name, item.image.shape[-1])
-            anomaly_map = slices.anomaly_map
-            guide = None if anomaly_map is None else lambda _, seen=anomaly_map: seen
-            image, _ = objective.reconstructor(kspace, coil_maps, lines.to(device), guide)
-            results.append(ReconstructedSlice(name, item, image[0].cpu(), lines))
+    for scan in scans(examples, settings.accelerations, settings.noise, device):
+        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1])
+        anomaly_map = scan.slices.anomaly_map
+        guide = None if anomaly_map is None else lambda _, seen=anomaly_map: seen
+        image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), guide)
+        results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines))
     return results
 
 

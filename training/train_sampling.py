@@ -42,6 +42,7 @@ from training.objectives import (
     bundle_name,
     decibels,
     kinds_of,
+    scans,
     squared_error,
     with_a_gradient,
 )
@@ -236,20 +237,14 @@ def planned(
 ) -> list[ReconstructedSlice]:
     """Whole slices from the patient's own lines, or from the population's."""
     settings, results = objective.settings, []
-    sigma = (settings.noise[0] * settings.noise[1]) ** 0.5
-    for item in examples:
-        slices = collate([item]).to(device)
-        coil_maps, kspace = slices.coil_maps, slices.kspace(noise=sigma, fixed=True)
-        for acceleration in settings.accelerations:
-            name = bundle_name(f"{item.anatomy}-{item.contrast}", acceleration)
-            logits, seen = objective.line_logits(slices, kspace, coil_maps, acceleration)
-            if not personal:
-                logits = objective.sampler(name).population(kspace.shape[-1])[None]
-            lines = select_lines(
-                logits, acs_of(kspace.shape[-1], acceleration), line_budget(kspace.shape[-1], acceleration)
-            )
-            image, _ = objective.reconstructor(kspace, coil_maps, lines, lambda _, seen=seen: seen)
-            results.append(ReconstructedSlice(name, item, image[0].cpu(), lines[0].cpu()))
+    for scan in scans(examples, settings.accelerations, settings.noise, device):
+        pe = scan.kspace.shape[-1]
+        logits, seen = objective.line_logits(scan.slices, scan.kspace, scan.coil_maps, scan.acceleration)
+        if not personal:
+            logits = objective.sampler(scan.bundle).population(pe)[None]
+        lines = select_lines(logits, acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration))
+        image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines, lambda _, seen=seen: seen)
+        results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines[0].cpu()))
     return results
 
 

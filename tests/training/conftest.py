@@ -1,15 +1,18 @@
-"""A folder of fastMRI files and the dataset prepared from it, made once for all tests."""
+"""Datasets, prepared once for all tests: from a folder of fastMRI files, and of simulated patients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
 from pass_recon_cli.main import main
 from tests.training.fastmri_files import KNEE, Volume, write_annotations
+from tests.training.small import simulate
 from training.prepare.manifest import read_manifest
 
 ANNOTATED = Volume(slices=2)
@@ -38,6 +41,20 @@ class Prepared:
     def case(self, name: str) -> dict:
         """The manifest's entry of a case."""
         return next(case for case in self.manifest["cases"] if case["name"] == name)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulated patients, small enough to train on."""
+    return simulate(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")

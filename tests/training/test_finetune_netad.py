@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from tests.networks import TINY_BACKBONE
-from tests.training.small import KINDS, simulate, stopped_after
+from tests.training.small import KINDS, stopped_after
 from tests.training.test_train_backbone import tiny_settings
 from training.detectors import NETAD, load_detectors
 from training.engine.run_folder import load_weights, read_tensors
@@ -31,19 +31,6 @@ from training.finetune_netad import (
 from training.images import stacked
 from training.netad_validation import pixel_auc
 from training.train_backbone import train_backbone
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")

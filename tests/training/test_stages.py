@@ -18,7 +18,7 @@ from pass_recon.sampling.budget import line_budget
 from pass_recon.sampling.lines import calibration_width, select_lines
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
-from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, simulate, stopped_after
+from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, stopped_after
 from training.dataset import collate
 from training.engine.batches import open_slices
 from training.engine.run_folder import load_weights
@@ -29,19 +29,6 @@ from training.train_reconstruction import ReconstructionObjective, train_reconst
 from training.train_sampling import SamplingObjective, centre_populations, surroundings, train_sampling
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")

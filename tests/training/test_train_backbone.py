@@ -14,7 +14,7 @@ from pass_recon.anomaly.prompts import state_features
 from pass_recon.physics.fourier import fft1c
 from pass_recon.types import Box
 from tests.networks import TINY_BACKBONE
-from tests.training.small import KINDS, simulate, stopped_after
+from tests.training.small import KINDS, stopped_after
 from training.augmentation import degrade, moved
 from training.engine.run_folder import load_weights
 from training.finetune_netad import NetADSettings, build_detectors
@@ -27,19 +27,6 @@ from training.train_backbone import (
     load_backbone,
     train_backbone,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("small"))
 
 
 def tiny_settings(**changes: Any) -> BackboneSettings:
