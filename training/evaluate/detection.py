@@ -102,11 +102,22 @@ def detection_summary(records: list[Record], where: str, *, resamples: int, seed
         "image_auc": _area(roc_auc, images, patients, weights),
         "image_average_precision": _area(average_precision, images, patients, weights),
         "calibration_error": expected_calibration_error(torch.from_numpy(scores), torch.from_numpy(labels)),
+        "calibration_error_by_chance": calibration_error_by_chance(scores, seed=seed),
         "pixel_auc": _area(roc_auc, (pixels[0], pixels[1]), patients, weights),
         "pixel_auc_binning_error": binning_error(total[0], total[1]),
         "pixel_average_precision": _area(average_precision, (pixels[0], pixels[1]), patients, weights),
         "lesion_pixels": int(total[0].sum()),
     }
+
+
+def calibration_error_by_chance(scores: NDArray, *, draws: int = 200, seed: int = 0) -> float:
+    """The calibration error that these scores would measure on average if they were right.
+
+    So few slices in so many bins never agree exactly; what is measured means nothing until it is well above this.
+    """
+    chance = np.random.default_rng(seed).random((draws, len(scores)))
+    labels = torch.from_numpy((chance < scores).astype(float))
+    return float(np.mean([expected_calibration_error(torch.from_numpy(scores), drawn) for drawn in labels]))
 
 
 def _area(curve: Any, counts: tuple[NDArray, NDArray], patients: list[str], weights: NDArray) -> Interval | None:

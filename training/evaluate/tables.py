@@ -89,6 +89,7 @@ _FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("image_auc", "image AUC", lambda found: _interval(found, 3)),
     ("image_average_precision", "image average precision", lambda found: _interval(found, 3)),
     ("calibration_error", "calibration error", lambda found: f"{found:.3f}"),
+    ("calibration_error_by_chance", "calibration error by chance", lambda found: f"{found:.3f}"),
     ("pixel_auc", "pixel AUC", lambda found: _interval(found, 3)),
     ("pixel_average_precision", "pixel average precision", lambda found: _interval(found, 3)),
 )

@@ -9,6 +9,7 @@ import torch
 from training.evaluate.detection import (
     average_precision,
     binning_error,
+    calibration_error_by_chance,
     detection_summary,
     pixel_histograms,
     roc_auc,
@@ -82,3 +83,11 @@ def test_without_a_class_there_is_no_area():
     found = detection_summary([record("a", 0, 0.3), record("b", 0, 0.2)], "final", resamples=10, seed=0)
     assert found["image_auc"] is None
     assert found["pixel_auc"] is None
+
+
+def test_scores_that_are_right_measure_an_error_by_chance():
+    assert calibration_error_by_chance(np.array([0.0, 1.0, 1.0])) == 0
+    # All in one bin: the mean distance of k of n from a half, here (1/2 · 3 + 1/6 · 6) / 8 of a third.
+    assert calibration_error_by_chance(np.full(3, 0.5), draws=4000) == pytest.approx(0.25, abs=0.01)
+    many, few = (calibration_error_by_chance(np.random.default_rng(1).random(n)) for n in (5000, 50))
+    assert many < 0.03 < 0.1 < few
