@@ -54,17 +54,21 @@ STAGES = {
     for stage in (
         Stage("backbone", "training.train_backbone", "BackboneSettings", "train_backbone"),
         Stage("netad", "training.finetune_netad", "NetADSettings", "finetune_netad", (("backbone", "backbone"),)),
-        # One script three times, each from the weights of the one before: few iterations, which are quick, then more,
-        # then with the maps of the trained detectors in place of simulated ones.
+        # One script three times, each from the weights of the one before: few iterations, which are quick; then more;
+        # and when lines are settled, with the maps of the trained detectors in place of simulated ones.
         Stage("pretraining", *_STAGE_1),
         Stage("reconstruction", *_STAGE_1, (("initial", "pretraining"),)),
-        Stage("guided", *_STAGE_1, (("initial", "reconstruction"), ("netad", "netad"))),
         Stage(
             "sampling",
             "training.train_sampling",
             "SamplingSettings",
             "train_sampling",
-            (("reconstruction", "guided"), ("netad", "netad")),
+            (("reconstruction", "reconstruction"), ("netad", "netad")),
+        ),
+        Stage(
+            "guided",
+            *_STAGE_1,
+            (("initial", "reconstruction"), ("netad", "netad"), ("sampling", "sampling")),
         ),
     )
 }

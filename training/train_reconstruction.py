@@ -24,7 +24,7 @@ from training.dataset import Slices
 from training.detectors import TrainedDetectors, simulated_map
 from training.engine.batches import Batches, Detect, open_slices, step_generator, validation_slices
 from training.engine.processes import joined_processes
-from training.engine.run_folder import opened_run
+from training.engine.run_folder import load_weights, opened_run
 from training.engine.settings import TrainingSettings
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
@@ -43,6 +43,8 @@ from training.objectives import (
 
 STAGE = "reconstruction"
 KINDS = ("brain-t1", "brain-flair", "knee-pd")
+# Stage 2 presses logits together around the last line chosen (`train_sampling.within_reach`); this undoes it.
+_FIRMER = 8.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class ReconstructionSettings(TrainingSettings):
         Learning rate of λ₁ and λ₂, as a multiple.
     netad
         Run folder of detectors whose maps guide the enhancer; empty for a simulated detector.
+    sampling
+        Run folder of stage 2, whose population lines are taken and not learned any more; empty to learn lines.
     checkpointing
         Compute activations again in the backward pass: memory for time.
     """
@@ -85,6 +89,7 @@ class ReconstructionSettings(TrainingSettings):
     lines_rate: float = 10.0
     weights_rate: float = 10.0
     netad: str = ""
+    sampling: str = ""
     checkpointing: bool = False
 
 
@@ -104,6 +109,8 @@ class ReconstructionObjective(nn.Module):
                 for acceleration in settings.accelerations
             }
         )
+        if settings.sampling:
+            self._take_lines(settings.sampling)
 
     def forward(self, slices: Slices, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Losses of a batch; ``loss`` is their weighted mean."""
@@ -131,6 +138,13 @@ class ReconstructionObjective(nn.Module):
         acceleration = acceleration_of(name)
         logits: Tensor = population(pe)
         return select_lines(logits.detach().cpu(), acs_of(pe, acceleration), line_budget(pe, acceleration))
+
+    def _take_lines(self, sampling: str) -> None:
+        """Populations of stage 2, drawn with little doubt: all but the last lines chosen are nearly always the same."""
+        for name, population in self.populations.items():
+            logits = load_weights(sampling, f"samplers.{name}.population.")["logits"]
+            population.load_state_dict({"logits": _FIRMER * logits})
+        self.populations.requires_grad_(False)
 
     def _populations(self) -> list[PopulationLogits]:
         return [module for module in self.populations.values() if isinstance(module, PopulationLogits)]

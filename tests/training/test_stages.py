@@ -163,6 +163,24 @@ def test_surroundings_reach_a_few_pixels_further():
     assert int(surroundings(mask).sum()) == 17**2
 
 
+def test_stage_1_again_takes_the_lines_of_stage_2_and_leaves_them(runs, data, tmp_path):
+    settings = reconstruction_settings(
+        steps=2, initial=str(runs / "reconstruction"), sampling=str(runs / "sampling"), accelerations=(4.0,)
+    )
+    train_reconstruction(settings, [data], tmp_path, "cpu")
+    before = load_weights(runs / "reconstruction", "reconstructor.")
+    after = load_weights(tmp_path, "reconstructor.")
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    objective = ReconstructionObjective(settings)
+    objective.load_state_dict(load_weights(tmp_path))
+    acs, budget = acs_of(LINES, 4.0), line_budget(LINES, 4.0)
+    for kind in KINDS:
+        name = f"{kind}-4x"
+        logits = load_weights(runs / "sampling", f"samplers.{name}.population.")["logits"]
+        assert torch.equal(objective.chosen_lines(name, LINES), select_lines(logits, acs, budget))
+        torch.testing.assert_close(objective.populations[name].logits, 8 * logits)
+
+
 def test_both_stages_go_on_bit_for_bit(runs, data, tmp_path):
     first = runs / "reconstruction"
     for name, train, settings in (

@@ -239,8 +239,14 @@ class Trainer:
 
 
 def start_from(objective: nn.Module, run: str) -> None:
-    """Take over weights of another run, or a bundle's reconstructor, wherever names and shapes are the same."""
+    """Take over weights of another run, or a bundle's reconstructor, wherever names and shapes are the same.
+
+    Weights that do not learn stay what the objective made them.
+    """
     weights, ours = _weights_of_run_or_bundle(run), objective.state_dict()
+    for name, weight in objective.named_parameters():
+        if not weight.requires_grad:
+            ours.pop(name, None)
     fitting = {name: value for name, value in weights.items() if name in ours and ours[name].shape == value.shape}
     if not fitting:
         raise InputError(f"no weights in {run} fit this network")
