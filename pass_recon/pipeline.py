@@ -41,7 +41,7 @@ def acs_maps(kspace: Tensor, width: int) -> Tensor:
     """Coil maps from the ACS as a plan and a reconstruction use them.
 
     ESPIRiT with a larger kernel, a higher threshold and more support than usual: of so few lines the usual settings
-    darken or crop tissue, in images of the knee, which fills the field of view, by about 4 dB at 4×. Two things pull at
+    darken or crop tissue, in images of the knee, which fills the field of view, by 4 to 5 dB at 4×. Two things pull at
     the support: air inside it adds noise (0.1 to 0.3 dB from a crop of 0.7 to one of 0.6), and from 0.8 on tissue of
     single patients is lost (1 to 10 dB, with higher thresholds sooner).
 

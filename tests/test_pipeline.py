@@ -9,7 +9,8 @@ import torch
 from pass_recon import Pipeline, metrics
 from pass_recon.anomaly import BackboneConfiguration, NetAD
 from pass_recon.phantom import simulate_patient
-from pass_recon.sampling.lines import line_budget
+from pass_recon.pipeline import acs_maps
+from pass_recon.sampling.lines import acs_count, acs_mask, line_budget
 from pass_recon.types import BundleError, InputError
 from tests.networks import TINY_BACKBONE, tiny_bundle
 
@@ -176,3 +177,18 @@ def test_the_paper_s_clip_runs_through_the_whole_pipeline():
     assert plan.lines.sum() == 80
     assert result.anomaly_map.shape == (320, 320)
     assert metrics.psnr(result.image, patient.image[0]) > 20
+
+
+@pytest.mark.parametrize(("anatomy", "contrast"), [("brain", "flair"), ("knee", "pd")])
+@pytest.mark.parametrize("acceleration", [4, 8])
+def test_maps_of_the_acs_keep_all_tissue_and_explain_its_signal(anatomy, contrast, acceleration):
+    # ESPIRiT's usual settings lose 2 % of this knee and explain 94 % of its signal; a crop of 0.8 at a threshold of
+    # 0.05 loses a part of this head.
+    patient = simulate_patient(anatomy=anatomy, contrast=contrast, slices=1, coils=12, noise=0.005, seed=0)
+    image, coil_images = patient.image[0], patient.coil_maps[0] * patient.image[0]
+    acs = acs_mask(image.shape[-1], acs_count(image.shape[-1], 0.32 / acceleration))
+    maps = acs_maps(patient.kspace[0] * acs, int(acs.sum()))
+    tissue = image.abs() > 0.1 * image.abs().max()
+    unexplained = maps * (maps.conj() * coil_images).sum(0) - coil_images
+    assert bool((maps.abs().sum(0) > 0)[tissue].all())
+    assert float(unexplained[:, tissue].norm() / coil_images[:, tissue].norm()) < 0.03

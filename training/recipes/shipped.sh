@@ -29,11 +29,18 @@ images 250 --contrast flair
 images 300 --anatomy knee --contrast pd
 # For the calibration of the detectors: one slice a patient, as many of them sick as among those held out.
 calibration() {
-    prepare --simulated 80 --slices 1 --coils 1 --seed 88 --split 0 1 0 --healthy 0.3 "$@" -o "$data/calibration"
+    prepare --simulated 300 --slices 1 --coils 1 --seed 88 --split 0 1 0 --healthy 0.3 "$@" -o "$data/calibration"
 }
 calibration --contrast t1
 calibration --contrast flair
 calibration --anatomy knee --contrast pd
+# For measuring them: more patients, as a calibration error over a hundred is mostly chance.
+detection() {
+    prepare --simulated 400 --slices 1 --coils 1 --seed 79 --split 0 0 1 --healthy 0.3 "$@" -o "$data/detection"
+}
+detection --contrast t1
+detection --contrast flair
+detection --anatomy knee --contrast pd
 # Held out: other patients (another seed), one slice each, and the same patients without their lesions.
 held_out() {
     prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 0.3 "$@" -o "$data/held_out"
@@ -58,6 +65,8 @@ bundles="$RUNS/bundles"
     -o "$RUNS/results/patient12"
 "$pass_recon" evaluate "$bundles"/*-?x --data "$data/held_out" --twins "$data/twins" --slices 1 \
     --methods population no-map pass -o "$RUNS/results/held_out"
+"$pass_recon" train detection "$bundles"/*-4x --data "$data/detection" --training "$data/images" \
+    -o "$RUNS/results/detection.json"
 "$pass_recon" train transfer --config training/recipes/shipped.yaml --data "$data/mni" --set backbone="$RUNS/backbone" \
     -o "$RUNS/results/transfer.json"
 "$pass_recon" train bundles --runs "$RUNS" -o "$bundles" --results "$RUNS"/results/*/results.json
