@@ -38,23 +38,11 @@ def run(args: argparse.Namespace) -> int:
     """Look, and tell."""
     from training.engine.run_folder import write_aside
     from training.evaluate.detectors import evaluate_detectors
+    from training.evaluate.tables import detector_table
 
     found = evaluate_detectors(args.bundles, args.data, training=args.training, device=args.device)
-    sys.stdout.write(
-        "| bundle | view | image AUC | pixel AUC | calibration error | by chance |\n|---|---|---|---|---|---|\n"
-    )
-    for bundle, views in found.items():
-        for view, figures in views.items():
-            areas = " | ".join(_told(figures[name]) for name in ("image_auc", "pixel_auc"))
-            errors = " | ".join(f"{figures[name]:.3f}" for name in ("calibration_error", "calibration_error_by_chance"))
-            sys.stdout.write(f"| {bundle} | {view} | {areas} | {errors} |\n")
+    sys.stdout.write(detector_table(found) + "\n")
     if args.outfile:
         args.outfile.parent.mkdir(parents=True, exist_ok=True)
         write_aside(args.outfile, f"{json.dumps(found, indent=2)}\n".encode())
     return 0
-
-
-def _told(area: dict[str, Any] | None) -> str:
-    if area is None or area["low"] is None:
-        return "–" if area is None else f"{area['mean']:.3f}"
-    return f"{area['mean']:.3f} [{area['low']:.3f}, {area['high']:.3f}]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from pass_recon.anomaly import BackboneConfiguration, NetAD
 from pass_recon.anomaly.clip_source import load_clip
+from tests.threads import one_thread as one_thread
 
 TINY: dict[str, Any] = {
     "embed_dim": 24,
@@ -31,15 +31,6 @@ TINY_TIMM: dict[str, Any] = {
     },
     "text_cfg": TINY["text_cfg"],
 }
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several threads, and far slower where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

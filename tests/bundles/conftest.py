@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,9 @@ from pass_recon.config import NetworkConfig, ReconstructorConfig, SamplerConfig
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.personal import LineSampler
 from tests.anomaly.conftest import TINY as TINY_CLIP
+from tests.threads import one_thread as one_thread
 
 TINY = {"channels": [8, 12], "blocks": 1, "patch": 2}
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several threads, and far slower where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def small_bundle(netad: NetAD | None = None) -> Bundle:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from pass_recon.config import NetworkConfig, ReconstructorConfig
 from pass_recon.physics.encoding import SenseOperator
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
+from tests.threads import one_thread as one_thread
 
 TINY = {"channels": [8, 12], "blocks": 1, "patch": 2}
 OURS = ReconstructorConfig(denoiser=NetworkConfig("unet", TINY), enhancer=NetworkConfig("gated_unet", TINY))
@@ -30,15 +29,6 @@ class Problem:
     kspace: Tensor
     coil_maps: Tensor
     line_mask: Tensor
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several threads, and far slower where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def problem(batch: int = 2, coils: int = 4, shape: tuple[int, int] = (24, 20), *, sampled: float = 0.5) -> Problem:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import pytest
-import torch
 
 from pass_recon_cli.main import main
+from tests.threads import one_thread as one_thread
 from tests.training.fastmri_files import KNEE, Volume, write_annotations
 from tests.training.small import simulate
 from training.prepare.manifest import read_manifest
@@ -41,14 +40,6 @@ class Prepared:
     def case(self, name: str) -> dict:
         """The manifest's entry of a case."""
         return next(case for case in self.manifest["cases"] if case["name"] == name)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

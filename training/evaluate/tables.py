@@ -107,6 +107,16 @@ def _detection(heads: Sequence[str], groups: Sequence[Group]) -> str:
     return _table(["", *heads], rows)
 
 
+def detector_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What `evaluate_detectors` found: a row for each bundle and view."""
+    rows = [
+        [bundle, view, *(form(seen[key]) if seen[key] is not None else _MISSING for key, _, form in _FIGURES)]
+        for bundle, views in found.items()
+        for view, seen in views.items()
+    ]
+    return _table(["bundle", "view", *(name for _, name, _ in _FIGURES)], rows)
+
+
 def _plans(heads: Sequence[str], groups: Sequence[Group]) -> str:
     forms: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
         ("high_frequency_lines", "lines chosen freely", lambda found: f"{found:.0f}"),
