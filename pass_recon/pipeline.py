@@ -57,6 +57,8 @@ def acs_maps(kspace: Tensor, width: int) -> Tensor:
     Tensor
         ``(..., coils, ro, pe)``.
     """
+    if kspace.shape[-3] == 1:  # Nothing tells a coil from the object: a crop would only blacken dark tissue.
+        return torch.ones_like(kspace)
     # Where there are few lines, the readout still has enough samples to make up for some of them.
     region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, width)
     return espirit_maps(kspace, region, kernel_width=10, threshold=0.03, crop=0.6)

@@ -192,3 +192,10 @@ def test_maps_of_the_acs_keep_all_tissue_and_explain_its_signal(anatomy, contras
     unexplained = maps * (maps.conj() * coil_images).sum(0) - coil_images
     assert bool((maps.abs().sum(0) > 0)[tissue].all())
     assert float(unexplained[:, tissue].norm() / coil_images[:, tissue].norm()) < 0.03
+
+
+def test_one_coil_shows_everything(patient):
+    """One coil's view is the image: a crop by its maps would blacken what is dark but there."""
+    kspace = patient.kspace[:1, :1]
+    acs = acs_mask(SHAPE[1], acs_count(SHAPE[1], 0.08))
+    torch.testing.assert_close(acs_maps(kspace * acs, int(acs.sum())), torch.ones_like(kspace))
