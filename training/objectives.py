@@ -47,6 +47,28 @@ def drawn_lines(
     return straight_through(draw_lines(probabilities.detach(), generator), probabilities, damping)
 
 
+def with_fair_noise(kspace: Tensor, noise: Tensor, lines: Tensor, damping: float) -> Tensor:
+    """The same k-space, with a gradient of lines that does not hold their noise against those acquired.
+
+    An image follows the noise n of an acquired line by n / (1 + λ), so that of its residual −n λ / (1 + λ) is left, and
+    their product makes noisy lines look harmful. For a line left out there is no such term, although it would bring
+    as much noise: training at high noise then swaps every line for another. Twice the residual in place of once
+    agreed best with dropping and adding single lines (4× and 8×, σ 0.004 and 0.015).
+
+    Parameters
+    ----------
+    kspace, noise
+        ``(b, coils, ro, pe)`` complex64; the noise is part of the k-space.
+    lines
+        ``(b, pe)``, 0 and 1 with a gradient (`straight_through`).
+    damping
+        λ of the solution.
+    """
+    acquired = lines.detach()
+    nothing = (lines - acquired)[:, None, None]  # 0, with a gradient
+    return kspace - nothing * (2 * damping / (1 + damping)) * acquired[:, None, None] * noise
+
+
 def with_a_gradient(loss: Tensor, logits: Iterable[Tensor]) -> Tensor:
     """The same loss, in which all logits take part: processes that train together must agree on what has a gradient."""
     return loss + 0 * torch.stack([each.sum() for each in logits]).sum()

@@ -45,6 +45,7 @@ from training.objectives import (
     scans,
     squared_error,
     with_a_gradient,
+    with_fair_noise,
 )
 from training.train_reconstruction import KINDS, mean_psnr
 
@@ -135,14 +136,17 @@ class SamplingObjective(nn.Module):
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=self.settings.noise, generator=generator)
         draw = torch.Generator().manual_seed(0 if generator is None else generator.initial_seed() % 2**62)
         rows = [chosen_rows(image, mask, self.settings.rows, draw) for image, mask in _pairs(slices)]
-        cropped, maps = _on_rows(ifft1c(kspace, -2), rows), _on_rows(coil_maps, rows)
+        noise = kspace - slices.kspace(noise=0.0)
+        measured, noise = (fft1c(_on_rows(ifft1c(x, -2), rows), -2) for x in (kspace, noise))
+        maps = _on_rows(coil_maps, rows)
         truth, around = (_on_rows(x, rows) for x in (slices.image, surroundings(slices.anomaly_mask)))
         parts: dict[str, list[Tensor]] = {"image": [], "lesion": []}
         for acceleration in self.settings.accelerations:
             logits, acs_map = self.line_logits(slices, kspace, coil_maps, acceleration)
             lines = self._explored(logits, acceleration, generator)
             guide = _on_rows(acs_map, rows)
-            image, _ = self.reconstructor(fft1c(cropped, -2), maps, lines, lambda _, guide=guide: guide)
+            fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
+            image, _ = self.reconstructor(fair, maps, lines, lambda _, guide=guide: guide)
             error = decibels(squared_error(image, truth, around)).where(around.flatten(1).any(1), 0.0)
             parts["lesion"].append(error.mean())
             parts["image"].append(decibels(squared_error(image, truth)).mean())
@@ -218,11 +222,11 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
 @torch.no_grad()
 def centre_populations(objective: SamplingObjective, common: Sequence[Slices], device: torch.device) -> None:
     """Let each population ask for what its patients ask for on average: what remains is personal."""
-    settings = objective.settings
+    settings, chance = objective.settings, torch.Generator(device).manual_seed(0)
     asked: dict[str, list[Tensor]] = {}
     for item in common:
         slices = collate([item]).to(device)
-        coil_maps, kspace = slices.coil_maps, slices.kspace(noise=sum(settings.noise) / 2, fixed=True)
+        coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=chance)
         for acceleration in settings.accelerations:
             name = bundle_name(kinds_of(slices)[0], acceleration)
             if kspace.shape[-1] == objective.sampler(name).config.lines:
@@ -235,9 +239,12 @@ def centre_populations(objective: SamplingObjective, common: Sequence[Slices], d
 def planned(
     objective: SamplingObjective, examples: Sequence[Slices], device: torch.device, *, personal: bool
 ) -> list[ReconstructedSlice]:
-    """Whole slices from the patient's own lines, or from the population's."""
+    """Whole slices from the patient's own lines, or from the population's, in a quiet and in a noisy scan."""
     settings, results = objective.settings, []
-    for scan in scans(examples, settings.accelerations, settings.noise, device):
+    quiet_and_noisy = (
+        scan for noise in settings.noise for scan in scans(examples, settings.accelerations, (noise, noise), device)
+    )
+    for scan in quiet_and_noisy:
         pe = scan.kspace.shape[-1]
         logits, seen = objective.line_logits(scan.slices, scan.kspace, scan.coil_maps, scan.acceleration)
         if not personal:
