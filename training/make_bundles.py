@@ -17,6 +17,7 @@ from training.detectors import NETAD, load_detectors
 from training.engine.run_folder import SETTINGS, VERSIONS, WEIGHTS, load_weights, read_tensors
 from training.engine.settings import read_table
 from training.objectives import bundle_name
+from training.stages import STAGES
 
 DATA = (
     "Open MS data (Lesjak et al., Neuroinformatics 2016; CC-BY): T1w and FLAIR magnitude volumes of three patients "
@@ -32,6 +33,8 @@ WITH_DETECTOR = (
     " The vision-language backbone is a small CLIP of our own, trained on the same slices and their captions, because "
     "no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
 )
+# The last that was trained for an acceleration makes its bundles.
+_RECONSTRUCTORS = ("guided_8x", "guided", "reconstruction")
 _RUNS = ("initial", "reconstruction", "netad", "backbone", "calibration", "path")
 WITHOUT_DETECTOR = " There is no anomaly detector: the networks get a map of zeros, as in part of their training."
 
@@ -42,8 +45,8 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
     Parameters
     ----------
     runs
-        Holds the run folders ``guided`` (or ``reconstruction``), ``sampling`` and ``netad``; without the last, bundles
-        have no detector.
+        Holds the run folders ``reconstruction``, if wanted ``guided`` and ``guided_8x``, ``sampling``, and ``netad``,
+        without which bundles have no detector.
     output
         A folder for the bundles.
     results
@@ -55,19 +58,17 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
         If a run is missing or has no weights yet.
     """
     sampling = read_table(runs / "sampling" / SETTINGS)
-    first = runs / ("guided" if (runs / "guided" / WEIGHTS).is_file() else "reconstruction")
-    stage_1 = read_table(first / SETTINGS)
-    reconstructor = UnrolledReconstructor(from_dict(ReconstructorConfig, stage_1["reconstructor"]))
-    reconstructor.load_state_dict(load_weights(first, "reconstructor."))
     netads = load_detectors(runs / "netad") if (runs / "netad" / NETAD).is_file() else {}
+    trained = {acceleration: _trained_for(acceleration, runs) for acceleration in sampling["accelerations"]}
+    reconstructors = {run: _reconstructor(run) for run in trained.values()}
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in results]
     folders = []
     for kind in sampling["kinds"]:
         for acceleration in sampling["accelerations"]:
-            name = bundle_name(kind, acceleration)
+            name, first = bundle_name(kind, acceleration), trained[acceleration]
             sampler = LineSampler(
                 SamplerConfig(
-                    lines=stage_1["lines"],
+                    lines=read_table(first / SETTINGS)["lines"],
                     personal=from_dict(NetworkConfig, sampling["network"]),
                     acs_fraction=acs_fraction(acceleration),
                     centred=True,
@@ -81,7 +82,7 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
                 contrast=contrast,
                 acceleration=float(acceleration),
                 acs_fraction=acs_fraction(acceleration),
-                reconstructor=reconstructor,
+                reconstructor=reconstructors[first],
                 sampler=sampler,
                 netad=netads.get(kind),
                 card=_description(runs, first, name, measured),
@@ -92,15 +93,24 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
     return folders
 
 
+def _trained_for(acceleration: float, runs: Path) -> Path:
+    """The run folder of the reconstructor for an acceleration."""
+    finished = [runs / name for name in _RECONSTRUCTORS if (runs / name / WEIGHTS).is_file()]
+    for run in finished:
+        if acceleration in read_table(run / SETTINGS)["accelerations"]:
+            return run
+    raise InputError(f"no reconstructor for {acceleration:g}× among the finished runs of {runs}")
+
+
+def _reconstructor(run: Path) -> UnrolledReconstructor:
+    reconstructor = UnrolledReconstructor(from_dict(ReconstructorConfig, read_table(run / SETTINGS)["reconstructor"]))
+    reconstructor.load_state_dict(load_weights(run, "reconstructor."))
+    return reconstructor
+
+
 def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    stages = {
-        "backbone": runs / "backbone",
-        "netad": runs / "netad",
-        "pretraining": runs / "pretraining",
-        "reconstruction": runs / "reconstruction",
-        first.name: first,
-        "sampling": runs / "sampling",
-    }
+    later = _RECONSTRUCTORS[: _RECONSTRUCTORS.index(first.name)]
+    stages = {stage: runs / stage for stage in STAGES if stage not in later}
     recipe = {
         stage: {"settings": _without_paths(read_table(folder / SETTINGS)), "steps_done": _steps(folder)}
         for stage, folder in stages.items()

@@ -54,8 +54,8 @@ STAGES = {
     for stage in (
         Stage("backbone", "training.train_backbone", "BackboneSettings", "train_backbone"),
         Stage("netad", "training.finetune_netad", "NetADSettings", "finetune_netad", (("backbone", "backbone"),)),
-        # One script three times, each from the weights of the one before: few iterations, which are quick; then more;
-        # and when lines are settled, with the maps of the trained detectors in place of simulated ones.
+        # One script four times, each from the weights of the one before: few iterations, which are quick; then more;
+        # when lines are settled, with the maps of the trained detectors in place of simulated ones; and at 8× alone.
         Stage("pretraining", *_STAGE_1),
         Stage("reconstruction", *_STAGE_1, (("initial", "pretraining"),)),
         Stage(
@@ -69,6 +69,11 @@ STAGES = {
             "guided",
             *_STAGE_1,
             (("initial", "reconstruction"), ("netad", "netad"), ("sampling", "sampling")),
+        ),
+        Stage(
+            "guided_8x",
+            *_STAGE_1,
+            (("initial", "guided"), ("netad", "netad"), ("sampling", "sampling")),
         ),
     )
 }

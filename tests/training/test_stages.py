@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -219,6 +220,26 @@ def test_runs_become_bundles_that_reconstruct(runs, tmp_path):
     metrics = load_bundle(tmp_path / "bundles" / "knee-pd-4x").card["metrics"]
     assert metrics["held_out, noise 0.005, true coil maps"]["whole image"]["psnr"] == interval
     assert load_bundle(folders[0]).card["metrics"] == {}
+
+
+def test_8x_has_a_reconstructor_of_its_own_where_one_was_trained(runs, data, tmp_path):
+    shutil.copytree(runs / "sampling", tmp_path / "sampling")
+    shutil.copytree(runs / "reconstruction", tmp_path / "reconstruction")
+    initial = str(tmp_path / "reconstruction")
+    train_reconstruction(
+        replace(reconstruction_settings(), accelerations=(8.0,), initial=initial, steps=1),
+        [data],
+        tmp_path / "guided_8x",
+        "cpu",
+    )
+    for folder in make_bundles(tmp_path, tmp_path / "bundles"):
+        bundle = load_bundle(folder)
+        run = "guided_8x" if folder.name.endswith("8x") else "reconstruction"
+        weights = load_weights(tmp_path / run, "reconstructor.")
+        for name, weight in bundle.reconstructor.state_dict().items():
+            torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-6)
+        assert ("guided_8x" in bundle.card["recipe"]) == folder.name.endswith("8x")
+    assert len(list((tmp_path / "bundles" / "common").iterdir())) == 2
 
 
 def test_a_run_starts_from_the_reconstructor_of_a_bundle(runs, tmp_path):
