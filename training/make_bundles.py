@@ -35,7 +35,7 @@ WITH_DETECTOR = (
 )
 # The last that was trained for an acceleration makes its bundles.
 _RECONSTRUCTORS = ("guided_8x", "guided", "reconstruction")
-_RUNS = ("initial", "reconstruction", "netad", "backbone", "calibration", "path")
+_RUNS = ("initial", "reconstruction", "sampling", "netad", "backbone", "calibration", "path")
 WITHOUT_DETECTOR = " There is no anomaly detector: the networks get a map of zeros, as in part of their training."
 
 

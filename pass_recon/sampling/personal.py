@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pass_recon.config import SamplerConfig
-from pass_recon.networks import as_channels, build, root_mean_square, single_precision, zero
+from pass_recon.networks import as_channels, build, root_mean_square, single_precision
 from pass_recon.physics.fourier import fft1c
 from pass_recon.sampling.population import PopulationLogits, resample_lines
 from pass_recon.types import InputError
 
 FREQUENCIES = 10
+BANDS = 4
 
 
 def positional_encoding(positions: Tensor) -> Tensor:
@@ -63,44 +64,32 @@ class PublishedNetwork(nn.Module):
 
 
 class LineNetwork(nn.Module):
-    """Ours: an image part that sees what is where, and a line part that decides for each line by its surroundings.
+    """Ours: a line's correction is linear in a few quantities of the patient, with coefficients smooth along k-space.
 
-    Along k-space each line knows its place, the population's logit, and how much energy the ACS image, the image
-    inside the anomaly map, and the map itself have there: multiplied by the map, the image has energy far outside the
-    ACS, and where it has is what an anomaly of this place and shape needs. Any image size and any number of lines.
-    Intensities do not matter. At first it gives zeros: the population's plan.
+    Along the readout, which is measured in full, it sees how far out this patient's signal reaches before noise takes
+    over: noisy scans are served by other lines than quiet ones. Multiplied by the anomaly map the image has energy far
+    outside the ACS, and where it has is what an anomaly of this place and shape needs: that and the share of the
+    anomaly count in each line. Without an anomaly, neither does.
+
+    It is this small for a reason: what the ACS tells about the worth of lines is little, and deep networks spent their
+    freedom on what all patients have in common. Any image size and any number of lines. Intensities do not matter. At
+    first it gives zeros: the population's plan.
 
     Parameters
     ----------
-    channels
-        Features of the image part.
-    hidden
-        Features of the line part.
-    layers
-        Convolutions of the line part.
+    knots
+        Places from one end of k-space to the other between which coefficients are interpolated.
     limit
         No correction is larger: a patient moves lines that the population nearly chose or nearly left out, and
         training cannot run away to where no line can be moved any more.
     """
 
-    def __init__(self, channels: int = 24, hidden: int = 48, layers: int = 4, limit: float = 1.0) -> None:
+    def __init__(self, knots: int = 13, limit: float = 1.0) -> None:
         super().__init__()
-        if min(channels, hidden, layers) < 1 or limit <= 0:
-            raise ValueError("channels, hidden and layers must be at least 1, and limit positive")
+        if knots < 2 or limit <= 0:
+            raise ValueError("knots must be at least 2, and limit positive")
         self.limit = limit
-        self.image = nn.Sequential(
-            nn.Conv2d(5, channels, 5, stride=4, padding=2),
-            nn.LeakyReLU(0.1),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.1),
-            nn.Conv2d(2 * channels, 2 * channels, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.1),
-        )
-        self.enter = nn.Conv1d(1 + 2 * FREQUENCIES + 4, hidden, 1)
-        self.mix = nn.ModuleList(nn.Conv1d(hidden, hidden, 7, padding=3) for _ in range(layers))
-        self.steer = nn.ModuleList(nn.Linear(2 * channels, 2 * hidden) for _ in range(layers))
-        self.leave = nn.Conv1d(hidden, 1, 1)
-        zero(self.leave)
+        self.coefficients = nn.Parameter(torch.zeros(BANDS - 1 + 2, knots))
 
     def forward(self, acs_image: Tensor, anomaly_map: Tensor, population: Tensor) -> Tensor:
         """Corrections ``(b, pe)`` to the population's logits.
@@ -112,42 +101,44 @@ class LineNetwork(nn.Module):
         anomaly_map
             ``(b, ro, pe)`` in 0 to 1.
         population
-            ``(pe,)`` logits.
+            Not used: what all patients need is in it already.
         """
-        image = acs_image / root_mean_square(acs_image)
-        overview = self._overview(image, anomaly_map)
-        features = self.enter(self._line_features(image, anomaly_map, population))
-        for mix, steer in zip(self.mix, self.steer, strict=True):
-            gain, offset = steer(overview)[..., None].chunk(2, dim=1)
-            features = features + functional.leaky_relu(mix(features) * (1 + gain) + offset, 0.1)
-        return self.limit * torch.tanh(self.leave(features)[:, 0].float() / self.limit)
-
-    def _overview(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
-        """What is in the image, ``(b, 2 * channels)``."""
-        rows, columns = (torch.linspace(-1, 1, n, device=image.device) for n in image.shape[-2:])
-        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(image), -1, -1, -1)
-        planes = torch.cat((as_channels(image), anomaly_map[:, None].to(image.real.dtype), place), dim=1)
-        overview: Tensor = self.image(planes).mean((-2, -1))
-        return overview
-
-    def _line_features(self, image: Tensor, anomaly_map: Tensor, population: Tensor) -> Tensor:
-        """What is known of every line, ``(b, features, pe)``."""
-        batch, pe = len(image), image.shape[-1]
-        position = (torch.arange(pe, device=image.device) - pe // 2) * (2 / pe)
-        spread = (population - population.mean()) / population.std().clamp(min=1e-6)
-        shared = torch.cat((positional_encoding(position), spread[None])).expand(batch, -1, -1)
-        with single_precision(image):
-            guide = anomaly_map.to(image.real.dtype)
-            energies = [_line_energy(part) for part in (image, image * guide, guide)]
-        return torch.cat((shared, torch.stack(energies, dim=1)), dim=1)
+        with single_precision(acs_image):
+            image = acs_image / root_mean_square(acs_image)
+            inside = image * anomaly_map.to(image.real.dtype)
+            share = root_mean_square(inside)[..., 0]
+            everywhere = torch.cat((_readout_spectrum(image), share), dim=1)
+            along = share * _line_energy(inside)
+            quantities = torch.cat((everywhere[..., None].expand(-1, -1, image.shape[-1]), along[:, None]), dim=1)
+            coefficients = functional.interpolate(
+                self.coefficients[None], image.shape[-1], mode="linear", align_corners=True
+            )
+            asked = (quantities * coefficients).sum(1)
+            return self.limit * torch.tanh(asked / self.limit)
 
 
 def _line_energy(image: Tensor) -> Tensor:
-    """Share of the energy of an image ``(b, ro, pe)`` on each line, ``(b, pe)``, on a logarithmic scale around 0."""
+    """Share of the energy of an image ``(b, ro, pe)`` on each line, ``(b, pe)``: its logarithm, with a mean of 0."""
     energy = torch.view_as_real(fft1c(image, -1)).square().sum((-3, -1))
     share = energy / energy.mean(-1, keepdim=True).clamp(min=1e-20)
     # A floor of 60 dB: what lies below is rounding or noise.
-    return (share + 1e-6).log() / 7
+    level: Tensor = (share + 1e-6).log()
+    return level - level.mean(-1, keepdim=True)
+
+
+def _readout_spectrum(image: Tensor) -> Tensor:
+    """Energy of an image ``(b, ro, pe)`` at readout frequencies, ``(b, BANDS - 1)``, on a logarithmic scale around 0.
+
+    In bands of equal width from the second to the outermost; nearly all energy is in the first.
+    """
+    energy = torch.view_as_real(fft1c(image, -2)).square().sum((-2, -1))
+    share = energy / energy.mean(-1, keepdim=True).clamp(min=1e-20)
+    middle = image.shape[-2] // 2
+    halves = share[:, middle:], share[:, : middle + 1].flip(-1)
+    bands = torch.stack([functional.adaptive_avg_pool1d(half, BANDS) for half in halves]).mean(0)
+    # The decay of a typical image, so that what is left tells patients and noise apart.
+    typical = 1.6 + 1.8 * torch.arange(1, BANDS, device=image.device)
+    return (bands[:, 1:] + 1e-6).log() + typical
 
 
 def _leaky_block(channels_in: int, channels_out: int, groups: int) -> list[nn.Module]:

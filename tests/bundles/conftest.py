@@ -23,7 +23,7 @@ def small_bundle(netad: NetAD | None = None) -> Bundle:
     reconstructor = UnrolledReconstructor(
         ReconstructorConfig(denoiser=NetworkConfig("unet", TINY), enhancer=NetworkConfig("gated_unet", TINY))
     )
-    personal = NetworkConfig("line_network", {"channels": 4, "hidden": 8, "layers": 1})
+    personal = NetworkConfig("line_network", {"knots": 5})
     sampler = LineSampler(SamplerConfig(lines=20, personal=personal))
     with torch.no_grad():
         for network in (reconstructor, sampler):

@@ -27,6 +27,9 @@ def test_a_card_says_what_the_weights_were_trained_on_and_are_not_for(name):
     assert any("simulated patients" in line for line in card["data"])
     assert card["recipe"]["reconstruction"]["steps_done"] > 0
     assert card["name"] == name
+    settings = [value for stage in card["recipe"].values() for value in stage.get("settings", {}).values()]
+    assert settings
+    assert not [value for value in settings if isinstance(value, str) and "/" in value], "where a run lay is private"
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,5 @@
-"""Small images gain nothing from threads, and lose much where other processes want the cores."""
+"""Simulated patients: small images gain nothing from threads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.threads import one_thread as one_thread

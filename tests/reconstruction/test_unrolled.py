@@ -267,9 +267,9 @@ def test_stage_one_trains_logits_and_reconstructor_and_not_the_detector():
 
 def test_stage_two_trains_the_as_network_alone():
     case, network = problem(shape=(24, 20)), reconstructor(OURS).requires_grad_(False)
-    personal = NetworkConfig("line_network", {"channels": 4, "hidden": 8, "layers": 1})
+    personal = NetworkConfig("line_network", {"knots": 5})
     sampler, acs = LineSampler(SamplerConfig(lines=20, personal=personal, acs_fraction=0.2)), acs_mask(20, 4)
-    torch.nn.init.normal_(sampler.personal.leave.weight)
+    torch.nn.init.normal_(sampler.personal.coefficients)
     kspace = fft2c(case.coil_maps * case.image[:, None])
     glimpse = SenseOperator(case.coil_maps, acs).adjoint(kspace)
     logits = sampler(glimpse, bright(glimpse))

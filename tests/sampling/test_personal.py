@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,16 @@ from torch import Tensor, nn
 
 from pass_recon.config import NetworkConfig, SamplerConfig
 from pass_recon.sampling.lines import acs_mask, select_lines
-from pass_recon.sampling.personal import PERSONAL_NETWORKS, LineNetwork, LineSampler, PublishedNetwork
+from pass_recon.sampling.personal import (
+    PERSONAL_NETWORKS,
+    LineNetwork,
+    LineSampler,
+    PublishedNetwork,
+    _readout_spectrum,
+)
 from pass_recon.types import InputError
 
-SMALL = NetworkConfig("line_network", {"channels": 6, "hidden": 8, "layers": 2})
+SMALL = NetworkConfig("line_network", {"knots": 5})
 
 
 def _acs_image(shape: tuple[int, int] = (16, 18), batch: int = 2) -> Tensor:
@@ -135,8 +143,8 @@ def test_misfits_are_named():
         sampler(image, image.real[:1])
     with pytest.raises(InputError, match="no AS network 'other'; known: line_network, published"):
         LineSampler(SamplerConfig(personal=NetworkConfig("other")))
-    with pytest.raises(InputError, match="at least 1"):
-        LineSampler(SamplerConfig(personal=NetworkConfig("line_network", {"layers": 0})))
+    with pytest.raises(InputError, match="at least 2"):
+        LineSampler(SamplerConfig(personal=NetworkConfig("line_network", {"knots": 1})))
 
 
 def test_every_network_is_registered():
@@ -155,10 +163,8 @@ def test_cuda_agrees(personal):
 
 def test_what_all_patients_ask_for_becomes_the_population():
     torch.manual_seed(0)
-    sampler = LineSampler(
-        SamplerConfig(lines=40, centred=True, personal=NetworkConfig("line_network", {"channels": 4}))
-    )
-    torch.nn.init.normal_(sampler.personal.leave.weight)
+    sampler = LineSampler(SamplerConfig(lines=40, centred=True, personal=NetworkConfig("line_network", {"knots": 5})))
+    torch.nn.init.normal_(sampler.personal.coefficients)
     image, anomaly_map = torch.randn(6, 32, 40, dtype=torch.complex64), torch.rand(6, 32, 40)
     with torch.no_grad():
         before, other_size = sampler(image, anomaly_map), sampler(image[..., :33], anomaly_map[..., :33])
@@ -173,8 +179,21 @@ def test_what_all_patients_ask_for_becomes_the_population():
 
 def test_no_correction_exceeds_the_limit():
     torch.manual_seed(0)
-    settings = {"channels": 4, "hidden": 8, "layers": 1, "limit": 0.25}
+    settings = {"knots": 5, "limit": 0.25}
     sampler = LineSampler(SamplerConfig(lines=40, personal=NetworkConfig("line_network", settings)))
-    torch.nn.init.normal_(sampler.personal.leave.weight, std=100.0)
+    torch.nn.init.normal_(sampler.personal.coefficients, std=100.0)
     correction = sampler(torch.randn(2, 32, 40, dtype=torch.complex64)).detach() - sampler.population(40).detach()
     assert 0.2 < float(correction.abs().max()) <= 0.25 + 1e-6
+
+
+def test_ours_sees_the_noise_of_a_scan():
+    """Noise adds at high readout frequencies what an anatomy lacks there, on any grid, and counts per band."""
+    rows, columns = torch.meshgrid(torch.arange(64) - 32, torch.arange(48) - 24, indexing="ij")
+    quiet = torch.exp(-((rows / 9.0) ** 2 + (columns / 9.0) ** 2)).to(torch.complex64)[None]
+    noise = torch.randn(1, 64, 48, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    levels = torch.cat([_readout_spectrum(quiet + sigma * noise) for sigma in (0.003, 0.01, 0.03)])
+    outermost = levels[:, -4:].mean(-1)
+    # Ten times the noise is a hundred times the energy.
+    assert float(outermost[2] - outermost[0]) == pytest.approx(2 * math.log(10), abs=0.3)
+    assert float(outermost[1] - outermost[0]) == pytest.approx(2 * math.log(10 / 3), abs=0.3)
+    assert torch.isfinite(_readout_spectrum(quiet[:, :9])).all()

@@ -40,7 +40,7 @@ def reconstruction_settings(**changes: Any) -> ReconstructionSettings:
 
 def sampling_settings(reconstruction: Path, **changes: Any) -> SamplingSettings:
     """Stage 2 in four steps."""
-    network = NetworkConfig("line_network", {"channels": 4, "hidden": 8, "layers": 2})
+    network = NetworkConfig("line_network", {"knots": 5})
     given = {**COMMON, "steps": 4, "network": network, "reconstruction": str(reconstruction), **changes}
     return SamplingSettings(**given)
 

@@ -119,7 +119,7 @@ def test_stage_2_trains_the_as_network_and_the_populations_lines_but_not_the_rec
     learns = {name.split(".")[2] for name, weight in objective.named_parameters() if weight.grad is not None}
     assert learns == {"personal", "population"}
     sampler = objective.samplers["brain-flair-4x"]
-    assert sampler.personal.leave.weight.grad.any()
+    assert sampler.personal.coefficients.grad.any()
     assert sampler.population.logits.grad.any()
 
 
@@ -138,7 +138,7 @@ def test_stage_2_starts_from_the_population_of_stage_1(runs):
 
 def test_the_plan_of_stage_2_depends_on_the_acs_alone(runs, batch):
     objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
-    torch.nn.init.normal_(objective.samplers["brain-flair-4x"].personal.leave.weight)
+    torch.nn.init.normal_(objective.samplers["brain-flair-4x"].personal.coefficients)
     kspace = batch.kspace(noise=0.01, fixed=True)
     logits, _ = objective.line_logits(batch, kspace, batch.coil_maps, 4.0)
     assert float((logits[0] - objective.samplers["brain-flair-4x"].population(LINES)).detach().abs().max()) > 1e-4
@@ -149,7 +149,7 @@ def test_the_plan_of_stage_2_depends_on_the_acs_alone(runs, batch):
 
 def test_populations_are_centred_on_their_patients(runs, data):
     objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
-    torch.nn.init.normal_(objective.samplers["brain-flair-4x"].personal.leave.weight)
+    torch.nn.init.normal_(objective.samplers["brain-flair-4x"].personal.coefficients)
     slices = [source[0] for source in open_slices([data], "train", KINDS)]
     knee = collate([slices[1]])
     kspace = knee.kspace(noise=0.01, fixed=True)
