@@ -119,10 +119,7 @@ class LineNetwork(nn.Module):
 
 def _line_energy(image: Tensor) -> Tensor:
     """Share of the energy of an image ``(b, ro, pe)`` on each line, ``(b, pe)``: its logarithm, with a mean of 0."""
-    energy = torch.view_as_real(fft1c(image, -1)).square().sum((-3, -1))
-    share = energy / energy.mean(-1, keepdim=True).clamp(min=1e-20)
-    # A floor of 60 dB: what lies below is rounding or noise.
-    level: Tensor = (share + 1e-6).log()
+    level = _logarithm(_energy_share(image, -1))
     return level - level.mean(-1, keepdim=True)
 
 
@@ -131,14 +128,25 @@ def _readout_spectrum(image: Tensor) -> Tensor:
 
     In bands of equal width from the second to the outermost; nearly all energy is in the first.
     """
-    energy = torch.view_as_real(fft1c(image, -2)).square().sum((-2, -1))
-    share = energy / energy.mean(-1, keepdim=True).clamp(min=1e-20)
+    share = _energy_share(image, -2)
     middle = image.shape[-2] // 2
     halves = share[:, middle:], share[:, : middle + 1].flip(-1)
     bands = torch.stack([functional.adaptive_avg_pool1d(half, BANDS) for half in halves]).mean(0)
     # The decay of a typical image, so that what is left tells patients and noise apart.
     typical = 1.6 + 1.8 * torch.arange(1, BANDS, device=image.device)
-    return (bands[:, 1:] + 1e-6).log() + typical
+    return _logarithm(bands[:, 1:]) + typical
+
+
+def _energy_share(image: Tensor, axis: int) -> Tensor:
+    """Energy of an image ``(b, ro, pe)`` at each frequency along axis −1 or −2, as a multiple of their mean."""
+    other = -2 if axis == -1 else -1
+    energy = torch.view_as_real(fft1c(image, axis)).square().sum(-1).sum(other)
+    return energy / energy.mean(-1, keepdim=True).clamp(min=1e-20)
+
+
+def _logarithm(share: Tensor) -> Tensor:
+    """With a floor of 60 dB: what lies below is rounding or noise."""
+    return (share + 1e-6).log()
 
 
 def _leaky_block(channels_in: int, channels_out: int, groups: int) -> list[nn.Module]:
