@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Look, and tell."""
-    from training.engine.run_folder import write_aside
+    from training.engine.run_folder import write_json
     from training.evaluate.detectors import evaluate_detectors
     from training.evaluate.tables import detector_table
 
     found = evaluate_detectors(args.bundles, args.data, training=args.training, device=args.device)
     sys.stdout.write(detector_table(found) + "\n")
     if args.outfile:
-        args.outfile.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(args.outfile, f"{json.dumps(found, indent=2)}\n".encode())
+        write_json(args.outfile, found)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, try, and tell."""
-    from training.engine.run_folder import write_aside
+    from training.engine.run_folder import write_json
     from training.engine.settings import read_settings
     from training.few_shot_transfer import few_shot_transfer
     from training.finetune_netad import NetADSettings
@@ -45,6 +44,5 @@ def run(args: argparse.Namespace) -> int:
         told = ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items() if figure != "slices")
         sys.stdout.write(f"{name}: {told} on {figures['slices']:.0f} slices\n")
     if args.outfile:
-        args.outfile.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(args.outfile, f"{json.dumps(found, indent=2)}\n".encode())
+        write_json(args.outfile, found)
     return 0

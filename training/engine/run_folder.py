@@ -68,7 +68,7 @@ class RunFolder:
             (self.path / "figures").mkdir(parents=True, exist_ok=True)
             write_aside(self.path / SETTINGS, yaml.safe_dump(wanted, sort_keys=False).encode())
         if self.writes:
-            write_aside(self.path / VERSIONS, json.dumps(versions(), indent=2).encode())
+            write_json(self.path / VERSIONS, versions())
             self._board = _tensorboard(self.path)
 
     def log(self, event: str, step: int, **values: Any) -> None:
@@ -157,6 +157,12 @@ def write_aside(path: Path, content: bytes) -> None:
     aside = path.with_name(path.name + ".partial")
     aside.write_bytes(content)
     aside.replace(path)
+
+
+def write_json(path: Path, found: Any) -> None:
+    """Write figures for people and programs to read, whole or not at all; folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, f"{json.dumps(found, indent=1, ensure_ascii=False)}\n".encode())
 
 
 def versions() -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from pass_recon.types import InputError
+from training.engine.run_folder import write_aside, write_json
 from training.evaluate.drawings import draw
 from training.evaluate.jobs import Job, died, measure
 from training.evaluate.methods import L1, asked_methods, inapplicable
@@ -139,8 +138,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         "groups": [group_summary(members, by_label[name[1]], **chances) for name, members in grouped(records).items()],
     }
     results["figures"] = draw(settings.output, results["groups"], records, {job.key: job for job in jobs}, crew.how)
-    _write(settings.output / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    _write(settings.output / TABLES, markdown(results))
+    write_json(settings.output / RESULTS, results)
+    write_aside(settings.output / TABLES, markdown(results).encode())
     return results
 
 
@@ -258,9 +257,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
