@@ -173,7 +173,7 @@ class Pipeline:
         """
         start = perf_counter()
         kspace, lines = self._on_grid(acs, acs_lines, shape)
-        if self.bundle is None or self.bundle.sampler.personal is None:
+        if self.bundle is None or (self.bundle.sampler.personal is None and self.netad is None):
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
@@ -188,7 +188,7 @@ class Pipeline:
             lines=chosen,
             order=acquisition_order(chosen, lines),
             acceleration=self.acceleration,
-            source="personal",
+            source="population" if self.bundle.sampler.personal is None else "personal",
             score=None if seen is None else float(seen.score[0]),
             anomaly_map=None if seen is None else seen.map[0].cpu(),
             bundle=self.name,

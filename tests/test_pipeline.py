@@ -73,6 +73,19 @@ def test_personal_plans_differ_between_patients_and_from_the_population(bundle, 
     assert plans[0].anomaly_map.shape == SHAPE
 
 
+def test_without_an_as_network_the_plan_is_everybodys_and_the_detector_still_looks(patient):
+    bundle = tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
+    bundle.sampler.personal = None
+    pipeline = Pipeline(bundle)
+    acs, lines = _acs(pipeline, patient)
+    plan = pipeline.plan(acs, lines, SHAPE)
+    assert plan.source == "population"
+    assert plan.fallback is None
+    assert torch.equal(plan.lines, pipeline.population_plan(90).lines)
+    assert plan.score is not None
+    assert Pipeline(bundle, anomaly=False).plan(acs, lines, SHAPE).score is None
+
+
 def test_a_plan_does_not_depend_on_the_unit_of_the_signal(bundle, patient):
     pipeline = Pipeline(bundle)
     acs, lines = _acs(pipeline, patient)

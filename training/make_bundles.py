@@ -16,7 +16,7 @@ from pass_recon.types import InputError
 from training.detectors import NETAD, load_detectors
 from training.engine.run_folder import SETTINGS, VERSIONS, WEIGHTS, load_weights, read_tensors
 from training.engine.settings import read_table
-from training.objectives import bundle_name
+from training.objectives import acceleration_of, bundle_name
 from training.stages import STAGES
 
 DATA = (
@@ -36,11 +36,17 @@ WITH_DETECTOR = (
 # The last that was trained for an acceleration makes its bundles.
 _RECONSTRUCTORS = ("guided_8x", "guided", "reconstruction")
 _RUNS = ("initial", "reconstruction", "sampling", "netad", "backbone", "calibration", "path")
+FOR_EVERYBODY = (
+    " There is no anomaly-aware sampling network: on validation patients a patient's own lines were no better than the "
+    "population's, which everybody gets."
+)
 WITHOUT_DETECTOR = " There is no anomaly detector: the networks get a map of zeros, as in part of their training."
 
 
 def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> list[Path]:
     """Write a bundle for every kind and acceleration that the stages were trained for, replacing older ones.
+
+    Where personal lines were no better than the population's on validation patients, a bundle has no AS network.
 
     Parameters
     ----------
@@ -66,15 +72,7 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
     for kind in sampling["kinds"]:
         for acceleration in sampling["accelerations"]:
             name, first = bundle_name(kind, acceleration), trained[acceleration]
-            sampler = LineSampler(
-                SamplerConfig(
-                    lines=read_table(first / SETTINGS)["lines"],
-                    personal=from_dict(NetworkConfig, sampling["network"]),
-                    acs_fraction=acs_fraction(acceleration),
-                    centred=True,
-                )
-            )
-            sampler.load_state_dict(load_weights(runs / "sampling", f"samplers.{name}."))
+            sampler = _sampler(runs / "sampling", name, lines=read_table(first / SETTINGS)["lines"])
             anatomy, contrast = kind.split("-")
             bundle = Bundle(
                 name=name,
@@ -102,6 +100,24 @@ def _trained_for(acceleration: float, runs: Path) -> Path:
     raise InputError(f"no reconstructor for {acceleration:g}× among the finished runs of {runs}")
 
 
+def _sampler(run: Path, name: str, lines: int) -> LineSampler:
+    network, acceleration = read_table(run / SETTINGS)["network"], acceleration_of(name)
+    sampler = LineSampler(
+        SamplerConfig(lines, from_dict(NetworkConfig, network), acs_fraction(acceleration), centred=True)
+    )
+    sampler.load_state_dict(load_weights(run, f"samplers.{name}."))
+    if _gain(run, name) > 0:
+        return sampler
+    for_everybody = LineSampler(SamplerConfig(lines, None, acs_fraction(acceleration)))
+    for_everybody.population.load_state_dict(sampler.population.state_dict())
+    return for_everybody
+
+
+def _gain(run: Path, name: str) -> float:
+    """What personal lines were worth on validation patients, dB."""
+    return float(read_tensors(run / WEIGHTS)[1].get(f"gain {name}", 0.0))
+
+
 def _reconstructor(run: Path) -> UnrolledReconstructor:
     reconstructor = UnrolledReconstructor(from_dict(ReconstructorConfig, read_table(run / SETTINGS)["reconstructor"]))
     reconstructor.load_state_dict(load_weights(run, "reconstructor."))
@@ -120,6 +136,7 @@ def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[
     versions = json.loads((first / VERSIONS).read_text(encoding="utf-8"))
     recipe["trained_with"] = {key: versions[key] for key in ("torch", "python", "machine", "threads")}
     notes = NOTES + (WITH_DETECTOR if "netad" in recipe else WITHOUT_DETECTOR)
+    notes += "" if _gain(runs / "sampling", name) > 0 else FOR_EVERYBODY
     return {"data": list(DATA), "licence": LICENCE, "notes": notes, "metrics": metrics, "recipe": recipe}
 
 

@@ -24,7 +24,7 @@ from pass_recon_cli.main import main
 from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, stopped_after
 from training.dataset import collate
 from training.engine.batches import open_slices
-from training.engine.run_folder import load_weights
+from training.engine.run_folder import WEIGHTS, load_weights, read_tensors, write_aside
 from training.engine.trainer import start_from
 from training.make_bundles import make_bundles
 from training.objectives import acs_of, decibels, drawn_lines, squared_error, with_fair_noise
@@ -220,6 +220,24 @@ def test_runs_become_bundles_that_reconstruct(runs, tmp_path):
     metrics = load_bundle(tmp_path / "bundles" / "knee-pd-4x").card["metrics"]
     assert metrics["held_out, noise 0.005, true coil maps"]["whole image"]["psnr"] == interval
     assert load_bundle(folders[0]).card["metrics"] == {}
+
+
+def test_a_bundle_has_an_as_network_where_personal_lines_gained(runs, tmp_path):
+    shutil.copytree(runs / "reconstruction", tmp_path / "reconstruction")
+    shutil.copytree(runs / "sampling", tmp_path / "sampling")
+    tensors, about = read_tensors(tmp_path / "sampling" / WEIGHTS)
+    gains = {"gain knee-pd-4x": 0.02, "gain brain-flair-4x": -0.01}
+    content = safetensors.torch.save(tensors, {"about": json.dumps({**about, **gains})})
+    write_aside(tmp_path / "sampling" / WEIGHTS, content)
+    make_bundles(tmp_path, tmp_path / "bundles")
+    with_one, without = (load_bundle(tmp_path / "bundles" / name) for name in ("knee-pd-4x", "brain-flair-4x"))
+    assert with_one.sampler.personal is not None
+    assert "no anomaly-aware sampling network" not in with_one.card["notes"]
+    assert without.sampler.personal is None
+    assert "no anomaly-aware sampling network" in without.card["notes"]
+    for bundle in (with_one, without):
+        expected = tensors[f"samplers.{bundle.name}.population.logits"]
+        torch.testing.assert_close(bundle.sampler.population.logits.detach(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_8x_has_a_reconstructor_of_its_own_where_one_was_trained(runs, data, tmp_path):
