@@ -211,12 +211,31 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
             trainer.advance()
             if trainer.epoch() and processes.first:
                 averaged: Any = deepcopy(trainer.averaged.module)
-                centre_populations(averaged, common, processes.device)
+                before = settle_populations(averaged, common, examples, processes.device)
                 personal = planned(averaged, examples, processes.device, personal=True)
-                population = planned(averaged, examples, processes.device, personal=False)
                 write_validation_figure(run.figure(trainer.epoch()), personal, f"step {trainer.step}")
-                before, after = mean_psnr(population), mean_psnr(personal)
-                trainer.keep(averaged, **after, **{f"gain {name}": after[name] - before[name] for name in after})
+                after = mean_psnr(personal)
+                trainer.keep(averaged, **after, **{f"gain {name}": after[name] - before[name] for name in before})
+
+
+def settle_populations(
+    objective: SamplingObjective, common: Sequence[Slices], examples: Sequence[Slices], device: torch.device
+) -> dict[str, float]:
+    """Centre each population on its patients unless its own lines are better: a worse one would flatter personal lines.
+
+    Returns
+    -------
+    dict
+        Mean PSNR of the examples with the lines of each population, dB.
+    """
+    own = mean_psnr(planned(objective, examples, device, personal=False))
+    centre_populations(objective, common, device)
+    centred = mean_psnr(planned(objective, examples, device, personal=False))
+    names = [name for name in objective.samplers if name in own]
+    for name in names:
+        if own[name] > centred[name]:
+            objective.sampler(name).return_to_own_lines()
+    return {name: max(own[name], centred[name]) for name in names}
 
 
 @torch.no_grad()

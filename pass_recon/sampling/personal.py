@@ -163,8 +163,8 @@ PERSONAL_NETWORKS: dict[str, Callable[..., nn.Module]] = {"published": Published
 class LineSampler(nn.Module):
     """Line logits of a patient: the population's plus the correction of the AS network.
 
-    With ``config.centred`` the correction is counted from the mean of patients, which is then the population's plan:
-    what all patients need alike is no merit of a personal plan, and a fallback is the better for it.
+    With ``config.centred`` the correction is counted from the mean of patients, which can then be the population's plan
+    (`centre`): what all patients need alike is no merit of a personal plan.
 
     ``sampler.population(pe)`` is what stage 1 trains. ``sampler(acs_image, anomaly_map)`` is what stage 2 trains: its
     gradient reaches the AS network and neither the population's logits nor the map.
@@ -238,6 +238,12 @@ class LineSampler(nn.Module):
         base = self._base(self.config.lines)
         self.common.copy_(logits.mean(0) - base)
         self.population.logits.copy_(base + self.common)
+
+    @torch.no_grad()
+    def return_to_own_lines(self) -> None:
+        """Undo `centre`: the population's plan is that of its own logits again."""
+        self.population.logits.sub_(self.common)
+        self.common.zero_()
 
     def _base(self, pe: int) -> Tensor:
         """What the AS network corrects ``(pe,)``: the population before it took over what is common to all patients."""

@@ -175,6 +175,10 @@ def test_what_all_patients_ask_for_becomes_the_population():
     again = LineSampler(sampler.config)
     again.load_state_dict(sampler.state_dict())
     torch.testing.assert_close(again(image, anomaly_map).detach(), before)
+    own = LineSampler(sampler.config).population(40).detach()
+    again.return_to_own_lines()
+    torch.testing.assert_close(again.population(40).detach(), own)
+    torch.testing.assert_close(again(image, anomaly_map).detach(), before)
 
 
 def test_no_correction_exceeds_the_limit():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -29,7 +30,13 @@ from training.engine.trainer import start_from
 from training.make_bundles import make_bundles
 from training.objectives import acs_of, decibels, drawn_lines, squared_error, with_fair_noise
 from training.train_reconstruction import ReconstructionObjective, train_reconstruction
-from training.train_sampling import SamplingObjective, centre_populations, surroundings, train_sampling
+from training.train_sampling import (
+    SamplingObjective,
+    centre_populations,
+    settle_populations,
+    surroundings,
+    train_sampling,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,6 +167,30 @@ def test_populations_are_centred_on_their_patients(runs, data):
     # One patient of each kind, seen with other noise: nearly all that it asks for is the population's now.
     left = before[0] - objective.sampler("knee-pd-4x").population(LINES).detach()
     assert float(left.abs().max()) < 0.2 * float((before[0] - population).abs().max())
+
+
+@pytest.mark.parametrize("worse", ["centred", "own"])
+def test_a_population_keeps_its_own_lines_where_centring_makes_them_worse(runs, data, monkeypatch, worse):
+    objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
+    sampler = objective.sampler("knee-pd-4x")
+    own = sampler.population(LINES).detach().clone()
+    asked = torch.zeros_like(own).index_fill(0, torch.tensor([2, 5]), 30.0)
+    better = 30.0 if worse == "own" else 0.0
+
+    def centre(objective, common, device):
+        objective.sampler("knee-pd-4x").centre((own + asked)[None])
+
+    def planned(objective, examples, device, *, personal):
+        assert not personal
+        found = objective.sampler("knee-pd-4x").population(LINES).detach() - own
+        return [SimpleNamespace(name="knee-pd-4x", psnr=40.0 - abs(float(found[2]) - better))]
+
+    monkeypatch.setattr("training.train_sampling.centre_populations", centre)
+    monkeypatch.setattr("training.train_sampling.planned", planned)
+    psnr = settle_populations(objective, [], [], torch.device("cpu"))
+    assert psnr == {"knee-pd-4x": pytest.approx(40.0, abs=1e-4)}
+    expected = own + asked if worse == "own" else own
+    torch.testing.assert_close(sampler.population(LINES).detach(), expected)
 
 
 def test_surroundings_reach_a_few_pixels_further():
