@@ -33,17 +33,22 @@ def test_a_card_says_what_the_weights_were_trained_on_and_are_not_for(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "anatomy", "contrast"),
-    [("brain-t1-4x", "brain", "t1"), ("brain-flair-8x", "brain", "flair"), ("knee-pd-8x", "knee", "pd")],
+    ("name", "anatomy", "contrast", "source"),
+    [
+        ("brain-t1-4x", "brain", "t1", "personal"),
+        ("brain-flair-8x", "brain", "flair", "population"),
+        ("knee-pd-8x", "knee", "pd", "population"),
+    ],
 )
-def test_a_bundle_plans_its_budget_and_beats_cg_sense_of_the_same_lines(name, anatomy, contrast):
+def test_a_bundle_plans_its_budget_and_beats_cg_sense_of_the_same_lines(name, anatomy, contrast, source):
     patient = simulate_patient(
         anatomy=anatomy, contrast=contrast, lesions=2, coils=12, slices=1, shape=(320, 320), noise=0.005, seed=4711
     )
     pipeline, kspace = Pipeline(name), patient.kspace[0]
     lines = pipeline.acs(320)
     plan = pipeline.plan(kspace[..., lines], lines, (320, 320))
-    assert plan.source == "personal"
+    assert plan.source == source
+    assert plan.score is not None
     assert int(plan.lines.sum()) == line_budget(320, pipeline.acceleration)
     truth = patient.image[0].numpy()
     ours = psnr(pipeline.reconstruct(kspace, plan.lines).image.numpy(), truth)
