@@ -29,7 +29,10 @@ _LOG = 50
 
 
 def dense_loss(logits: Tensor, covered: Tensor, reviewed: Tensor) -> Tensor:
-    """Cross-entropy and 1 − Dice of places ``(levels, b, n)`` against the share of them that is lesion ``(b, n)``."""
+    """Cross-entropy and 1 − Dice of places ``(levels, b, n)`` against the share of them that is lesion ``(b, n)``.
+
+    Dice is of each image: in that of a batch one large lesion hides all small ones.
+    """
     target = (covered / COVERED).clamp(max=1.0).expand_as(logits)
     empty = (covered == 0).to(logits.dtype)
     doubted = (empty * logits.detach().amax(0).sigmoid()).topk(max(1, int(_DOUBTED * logits.shape[-1])), dim=-1).indices
@@ -37,7 +40,7 @@ def dense_loss(logits: Tensor, covered: Tensor, reviewed: Tensor) -> Tensor:
     weight = torch.where(covered > 0, 1.0, trusted)
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     seen = torch.sigmoid(logits) * weight
-    both, sums = (seen * target).sum((1, 2)), (seen + target).sum((1, 2))
+    both, sums = (seen * target).sum(-1), (seen + target).sum(-1)
     return 10 * (weight * each).mean() + (1 - (2 * both + 1) / (sums + 1)).mean()
 
 

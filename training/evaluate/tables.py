@@ -33,11 +33,41 @@ def markdown(results: Mapping[str, Any]) -> str:
     for dataset in _unique(group["dataset"] for group in results["groups"]):
         parts.append(f"## {dataset}")
         members = [group for group in results["groups"] if group["dataset"] == dataset]
+        parts += _overview(sorted(members, key=lambda group: (group["anatomy"], group["contrast"], *_order(group))))
         for kind in _unique((group["anatomy"], group["contrast"]) for group in members):
             same = [group for group in members if (group["anatomy"], group["contrast"]) == kind]
             parts += _of_kind(kind, sorted(same, key=_order))
     parts += _remarks(results)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _overview(groups: Sequence[Group]) -> list[str]:
+    """Two tables of all kinds, a row a group: images by method, and PASS against the others."""
+    methods = _methods(groups)
+    names = [[group["bundle"], _noise(group["noise"])] for group in groups]
+    images = []
+    for name, group in zip(names, groups, strict=True):
+        found = [group["methods"].get(method) for method in methods]
+        images.append([*name, *(f"{_mean(m['psnr'], 2)} / {_mean(m['ssim'], 3)}" if m else _MISSING for m in found)])
+    columns = {
+        "patients": [str(group["patients"]) for group in groups],
+        "PASS": [_interval((group["methods"].get(PASS) or {}).get("psnr")) for group in groups],
+    }
+    for method in _unique(name for group in groups for name in group["differences"]):
+        for where, title in _WHERE.items():
+            found = [(group["differences"].get(method) or {}).get(where) for group in groups]
+            columns[f"over {METHODS[method].title}, {title}"] = [_difference(item) for item in found]
+    for key, title in (("from_population", "population's"), ("from_twin", "same patient's without lesions")):
+        found = [(group["plans"] or {}).get(key) for group in groups]
+        columns[f"lines unlike the {title}"] = [_interval(item, 1) for item in found]
+    told = {title: cells for title, cells in columns.items() if set(cells) != {_MISSING}}
+    figures = [[*name, *cells] for name, *cells in zip(names, *told.values(), strict=True)]
+    return [
+        "PSNR in dB / SSIM of whole images",
+        _table(["bundle", "noise", *(METHODS[name].title for name in methods)], images),
+        "PSNR of PASS, and by how much it is over that of others, in dB",
+        _table(["bundle", "noise", *told], figures),
+    ]
 
 
 def _of_kind(kind: tuple[str, str], groups: Sequence[Group]) -> list[str]:
@@ -74,17 +104,17 @@ def _quality(heads: Sequence[str], groups: Sequence[Group]) -> str:
 
 
 def _differences(heads: Sequence[str], groups: Sequence[Group]) -> str:
-    columns = [f"{head} {where}" for head in heads for where in ("whole", "lesion")]
+    columns = [f"{head} {title}" for head in heads for title in _WHERE.values()]
     names = _unique(name for group in groups for name in group["differences"])
     rows = []
     for name in names:
         found = [group["differences"].get(name) for group in groups]
-        cells = [_interval(item[where], signed=True) if item else _MISSING for item in found for where in _WHERE]
+        cells = [_difference((item or {}).get(where)) for item in found for where in _WHERE]
         rows.append([f"PASS − {METHODS[name].title}", *cells])
     return _table(["", *columns], rows)
 
 
-_WHERE = ("whole", "inside")
+_WHERE = {"whole": "whole image", "inside": "lesions"}
 _FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("image_auc", "image AUC", lambda found: _interval(found, 3)),
     ("image_average_precision", "image average precision", lambda found: _interval(found, 3)),
@@ -190,10 +220,13 @@ def _methods(groups: Sequence[Group]) -> list[str]:
     return [name for name in METHODS if any(name in group["methods"] for group in groups)]
 
 
-def _interval(found: Mapping[str, Any] | None, digits: int = 2, *, signed: bool = False) -> str:
+def _difference(found: Mapping[str, Any] | None) -> str:
+    return _interval(found, 3, sign="+").replace("-", "−")
+
+
+def _interval(found: Mapping[str, Any] | None, digits: int = 2, *, sign: str = "") -> str:
     if found is None:
         return _MISSING
-    sign = "+" if signed else ""
     mean = f"{found['mean']:{sign}.{digits}f}"
     if found["low"] is None:
         return mean

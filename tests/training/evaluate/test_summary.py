@@ -80,9 +80,45 @@ def test_nothing_that_json_does_not_know_is_written():
     }
 
 
+def page_of(groups: list[dict]) -> str:
+    empty = {"left_out": {}, "failed": [], "without_data": [], "tuning": [], "bundles": {}, "figures": []}
+    told = {"command": "", "settings": {"maps": "true", "split": "test"}, "published": None, "software": {}}
+    return markdown({**empty, **told, "groups": groups})
+
+
 def test_an_empty_page_is_still_a_page():
-    results = {"command": "", "settings": {"maps": "true", "split": "test"}, "groups": [], "left_out": {}, "failed": []}
-    page = markdown(
-        results | {"without_data": [], "tuning": [], "bundles": {}, "published": None, "figures": [], "software": {}}
+    assert page_of([]).startswith("# Evaluation")
+
+
+def test_the_page_begins_with_all_bundles_side_by_side():
+    def interval(mean: float) -> dict:
+        return {"mean": mean, "low": mean - 1, "high": mean + 1}
+
+    def group(bundle: str, contrast: str, acceleration: float, population: float | None) -> dict:
+        method = {"psnr": interval(40.0), "ssim": interval(0.9), "inside": {"psnr": None}}
+        method |= {"plan_seconds": 0.0, "seconds": 0.0}
+        other = {} if population is None else {"population": method | {"psnr": interval(population)}}
+        gain = {} if population is None else {"population": {"whole": interval(40 - population), "inside": None}}
+        counts = {"patients": 2, "slices": 2, "lesions": 0, "slices_with_lesions": 0}
+        of = {"dataset": "d", "bundle": bundle, "anatomy": "brain", "contrast": contrast, "noise": 0.01}
+        plans = {"detection": {}, "plans": None}
+        return of | counts | plans | {"acceleration": acceleration, "methods": {"pass": method} | other,
+                                      "differences": gain}  # fmt: skip
+
+    page = page_of(
+        [group("t1-8x", "t1", 8.0, None), group("t1-4x", "t1", 4.0, 39.5), group("fl-4x", "flair", 4.0, 41.0)]
     )
-    assert page.startswith("# Evaluation")
+    head, *rows = [line for line in page.split("###")[0].splitlines() if line.startswith("|") and "---" not in line]
+    assert head == "| bundle | noise | population lines, same network | PASS |"
+    assert rows[:3] == [
+        "| fl-4x | σ 0.01 | 41.00 / 0.900 | 40.00 / 0.900 |",
+        "| t1-4x | σ 0.01 | 39.50 / 0.900 | 40.00 / 0.900 |",
+        "| t1-8x | σ 0.01 | – | 40.00 / 0.900 |",
+    ]
+    # What no bundle has, here lesions and plans, takes no column.
+    assert rows[3:] == [
+        "| bundle | noise | patients | PASS | over population lines, same network, whole image |",
+        "| fl-4x | σ 0.01 | 2 | 40.00 [39.00, 41.00] | −1.000 [−2.000, +0.000] |",
+        "| t1-4x | σ 0.01 | 2 | 40.00 [39.00, 41.00] | +0.500 [−0.500, +1.500] |",
+        "| t1-8x | σ 0.01 | 2 | 40.00 [39.00, 41.00] | – |",
+    ]
