@@ -95,15 +95,15 @@ def test_the_page_begins_with_all_bundles_side_by_side():
         return {"mean": mean, "low": mean - 1, "high": mean + 1}
 
     def group(bundle: str, contrast: str, acceleration: float, population: float | None) -> dict:
-        method = {"psnr": interval(40.0), "ssim": interval(0.9), "inside": {"psnr": None}}
-        method |= {"plan_seconds": 0.0, "seconds": 0.0}
-        other = {} if population is None else {"population": method | {"psnr": interval(population)}}
-        gain = {} if population is None else {"population": {"whole": interval(40 - population), "inside": None}}
+        result = {"ssim": interval(0.9), "inside": {"psnr": None}, "plan_seconds": 0.0, "seconds": 0.0}
+        methods, differences = {"pass": result | {"psnr": interval(40.0)}}, {}
+        if population is not None:
+            methods["population"] = result | {"psnr": interval(population)}
+            differences["population"] = {"whole": interval(40 - population), "inside": None}
+        of = {"dataset": "d", "bundle": bundle, "anatomy": "brain", "contrast": contrast, "acceleration": acceleration}
         counts = {"patients": 2, "slices": 2, "lesions": 0, "slices_with_lesions": 0}
-        of = {"dataset": "d", "bundle": bundle, "anatomy": "brain", "contrast": contrast, "noise": 0.01}
-        plans = {"detection": {}, "plans": None}
-        return of | counts | plans | {"acceleration": acceleration, "methods": {"pass": method} | other,
-                                      "differences": gain}  # fmt: skip
+        found = {"methods": methods, "differences": differences, "detection": {}, "plans": None}
+        return of | counts | found | {"noise": 0.01}
 
     page = page_of(
         [group("t1-8x", "t1", 8.0, None), group("t1-4x", "t1", 4.0, 39.5), group("fl-4x", "flair", 4.0, 41.0)]
