@@ -42,32 +42,39 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def _overview(groups: Sequence[Group]) -> list[str]:
-    """Two tables of all kinds, a row a group: images by method, and PASS against the others."""
+    """Two tables of all kinds, a row a group."""
+    return [
+        "PSNR in dB / SSIM of whole images",
+        _images(groups),
+        "PSNR of PASS, and by how much it is over that of others, in dB",
+        _gains(groups),
+    ]
+
+
+def _images(groups: Sequence[Group]) -> str:
     methods = _methods(groups)
-    names = [[group["bundle"], _noise(group["noise"])] for group in groups]
-    images = []
-    for name, group in zip(names, groups, strict=True):
+    rows = []
+    for group in groups:
         found = [group["methods"].get(method) for method in methods]
-        images.append([*name, *(f"{_mean(m['psnr'], 2)} / {_mean(m['ssim'], 3)}" if m else _MISSING for m in found)])
+        cells = [f"{_mean(item['psnr'], 2)} / {_mean(item['ssim'], 3)}" if item else _MISSING for item in found]
+        rows.append([group["bundle"], _noise(group["noise"]), *cells])
+    return _table(["bundle", "noise", *(METHODS[method].title for method in methods)], rows)
+
+
+def _gains(groups: Sequence[Group]) -> str:
     columns = {
+        "bundle": [group["bundle"] for group in groups],
+        "noise": [_noise(group["noise"]) for group in groups],
         "patients": [str(group["patients"]) for group in groups],
         "PASS": [_interval((group["methods"].get(PASS) or {}).get("psnr")) for group in groups],
     }
     for method in _unique(name for group in groups for name in group["differences"]):
         for where, title in _WHERE.items():
-            found = [(group["differences"].get(method) or {}).get(where) for group in groups]
-            columns[f"over {METHODS[method].title}, {title}"] = [_difference(item) for item in found]
+            columns[f"over {METHODS[method].title}, {title}"] = [_difference(group, method, where) for group in groups]
     for key, title in (("from_population", "population's"), ("from_twin", "same patient's without lesions")):
-        found = [(group["plans"] or {}).get(key) for group in groups]
-        columns[f"lines unlike the {title}"] = [_interval(item, 1) for item in found]
+        columns[f"lines unlike the {title}"] = [_interval((group["plans"] or {}).get(key), 1) for group in groups]
     told = {title: cells for title, cells in columns.items() if set(cells) != {_MISSING}}
-    figures = [[*name, *cells] for name, *cells in zip(names, *told.values(), strict=True)]
-    return [
-        "PSNR in dB / SSIM of whole images",
-        _table(["bundle", "noise", *(METHODS[name].title for name in methods)], images),
-        "PSNR of PASS, and by how much it is over that of others, in dB",
-        _table(["bundle", "noise", *told], figures),
-    ]
+    return _table(list(told), zip(*told.values(), strict=True))
 
 
 def _of_kind(kind: tuple[str, str], groups: Sequence[Group]) -> list[str]:
@@ -108,8 +115,7 @@ def _differences(heads: Sequence[str], groups: Sequence[Group]) -> str:
     names = _unique(name for group in groups for name in group["differences"])
     rows = []
     for name in names:
-        found = [group["differences"].get(name) for group in groups]
-        cells = [_difference((item or {}).get(where)) for item in found for where in _WHERE]
+        cells = [_difference(group, name, where) for group in groups for where in _WHERE]
         rows.append([f"PASS − {METHODS[name].title}", *cells])
     return _table(["", *columns], rows)
 
@@ -220,7 +226,8 @@ def _methods(groups: Sequence[Group]) -> list[str]:
     return [name for name in METHODS if any(name in group["methods"] for group in groups)]
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
+def _difference(group: Group, method: str, where: str) -> str:
+    found = (group["differences"].get(method) or {}).get(where)
     return _interval(found, 3, sign="+").replace("-", "−")
 
 
