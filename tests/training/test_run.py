@@ -21,7 +21,7 @@ from pass_recon_cli.main import main
 from training.prepare.case_file import CaseFile
 from training.prepare.jobs import do
 from training.prepare.manifest import read_manifest
-from training.prepare.run import run_jobs
+from training.prepare.run import in_parallel, run_jobs
 from training.prepare.simulated import PatientJob, PatientSettings
 
 SMALL = PatientSettings(shape=(64, 64), coils=4, slices=2, seed=3)
@@ -88,6 +88,19 @@ def test_a_dask_cluster_writes_the_same_data(reference, tmp_path):
         assert cluster.scheduler_address.startswith("tcp://")
         assert main([*ARGUMENTS, "-o", str(tmp_path / "dataset"), "--scheduler", cluster.scheduler_address]) == 0
     assert digests(tmp_path / "dataset") == digests(reference)
+
+
+def test_processes_take_a_core_each_and_keep_their_memory(monkeypatch):
+    names = ["OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    seen = in_parallel(variable, names, lambda name, reason: (name, reason), workers=2, progress=False)
+    assert dict(seen) == {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": None}
+
+
+def variable(name: str) -> tuple[str, str | None]:
+    """Of the environment of the process that does this."""
+    return name, os.environ.get(name)
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):

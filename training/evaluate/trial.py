@@ -159,7 +159,8 @@ def _published(trial: Trial) -> Tensor:
 
 
 def _by_sampler(trial: Trial, bundle: Bundle) -> Tensor:
-    seen = trial.glimpse if bundle is trial.bundle else None
+    asked = bundle is trial.bundle and bundle.sampler.personal is not None
+    seen = trial.glimpse if asked else None
     logits = bundle.sampler(trial.acs_image, None if seen is None else seen.map)[0].cpu()
     return select_lines(logits, trial.acs, trial.budget, trial.reachable)
 
