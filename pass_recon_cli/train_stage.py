@@ -34,7 +34,7 @@ HELP = {
 def add_parsers(subparsers: Any) -> None:
     """Add one command a stage, and `all`."""
     for name, words in HELP.items():
-        change = " --set batch=8" if name != "all" else ""
+        change = " --set guided.batch=8" if name == "all" else " --set batch=8"
         folder = "" if name == "all" else f"/{name}"
         parser: argparse.ArgumentParser = subparsers.add_parser(
             name,
@@ -47,10 +47,9 @@ def add_parsers(subparsers: Any) -> None:
         parser.add_argument("--data", type=Path, nargs="+", metavar="DATASET", help="prepared datasets")
         parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="run folder; goes on if there is one")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N; default: %(default)s")
+        setting = "STAGE.NAME=VALUE" if name == "all" else "NAME=VALUE"
+        parser.add_argument("--set", nargs="+", default=[], metavar=setting, dest="changes", help="settings to change")
         if name != "all":
-            parser.add_argument(
-                "--set", nargs="+", default=[], metavar="NAME=VALUE", dest="changes", help="settings to change"
-            )
             parser.add_argument("--list", action="store_true", help="show all settings with their defaults, and end")
         parser.set_defaults(run_train=partial(_run, name))
 
@@ -65,7 +64,7 @@ def _run(name: str, args: argparse.Namespace) -> int:
     if not args.data or not args.output:
         raise InputError("give prepared datasets with --data, and a run folder with -o")
     if name == "all":
-        train_all(args.config, args.data, args.output, args.device)
+        train_all(args.config, args.data, args.output, args.device, changes=args.changes)
         return 0
     stage = STAGES[name]
     stage.train(stage.settings(args.config, args.changes), args.data, args.output, args.device)

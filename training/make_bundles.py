@@ -34,7 +34,7 @@ WITH_DETECTOR = (
     "no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
 )
 # The last that was trained for an acceleration makes its bundles.
-_RECONSTRUCTORS = ("guided_8x", "guided", "reconstruction")
+_RECONSTRUCTORS = ("guided_4x", "guided_8x", "guided", "reconstruction")
 _RUNS = ("initial", "reconstruction", "sampling", "netad", "backbone", "calibration", "path")
 FOR_EVERYBODY = (
     " There is no anomaly-aware sampling network: on validation patients a patient's own lines were no better than the "
@@ -51,8 +51,8 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = ()) -> l
     Parameters
     ----------
     runs
-        Holds the run folders ``reconstruction``, if wanted ``guided`` and ``guided_8x``, ``sampling``, and ``netad``,
-        without which bundles have no detector.
+        Holds the run folders ``reconstruction``, if wanted ``guided``, ``guided_4x`` and ``guided_8x``, ``sampling``,
+        and ``netad``, without which bundles have no detector.
     output
         A folder for the bundles.
     results
@@ -125,8 +125,8 @@ def _reconstructor(run: Path) -> UnrolledReconstructor:
 
 
 def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    later = _RECONSTRUCTORS[: _RECONSTRUCTORS.index(first.name)]
-    stages = {stage: runs / stage for stage in STAGES if stage not in later}
+    elsewhere = set(_RECONSTRUCTORS) - set(_lineage(first.name))
+    stages = {stage: runs / stage for stage in STAGES if stage not in elsewhere}
     recipe = {
         stage: {"settings": _without_paths(read_table(folder / SETTINGS)), "steps_done": _steps(folder)}
         for stage, folder in stages.items()
@@ -138,6 +138,12 @@ def _description(runs: Path, first: Path, name: str, measured: Sequence[Mapping[
     notes = NOTES + (WITH_DETECTOR if "netad" in recipe else WITHOUT_DETECTOR)
     notes += "" if _gain(runs / "sampling", name) > 0 else FOR_EVERYBODY
     return {"data": list(DATA), "licence": LICENCE, "notes": notes, "metrics": metrics, "recipe": recipe}
+
+
+def _lineage(stage: str) -> list[str]:
+    """A stage and those whose weights it went on with, the last first."""
+    before = dict(STAGES[stage].after).get("initial")
+    return [stage, *(_lineage(before) if before else [])]
 
 
 def card_metrics(results: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -49,13 +49,15 @@ class Stage:
 
 
 _STAGE_1 = ("training.train_reconstruction", "ReconstructionSettings", "train_reconstruction")
+_SETTLED = (("netad", "netad"), ("sampling", "sampling"))
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("backbone", "training.train_backbone", "BackboneSettings", "train_backbone"),
         Stage("netad", "training.finetune_netad", "NetADSettings", "finetune_netad", (("backbone", "backbone"),)),
-        # One script four times, each from the weights of the one before: few iterations, which are quick; then more;
-        # when lines are settled, with the maps of the trained detectors in place of simulated ones; and at 8× alone.
+        # One script five times, each from the weights of one before: few iterations, which are quick; then more; when
+        # lines are settled, with the maps of the trained detectors in place of simulated ones; and at each acceleration
+        # alone, which gets a reconstructor of its own.
         Stage("pretraining", *_STAGE_1),
         Stage("reconstruction", *_STAGE_1, (("initial", "pretraining"),)),
         Stage(
@@ -65,36 +67,56 @@ STAGES = {
             "train_sampling",
             (("reconstruction", "reconstruction"), ("netad", "netad")),
         ),
-        Stage(
-            "guided",
-            *_STAGE_1,
-            (("initial", "reconstruction"), ("netad", "netad"), ("sampling", "sampling")),
-        ),
-        Stage(
-            "guided_8x",
-            *_STAGE_1,
-            (("initial", "guided"), ("netad", "netad"), ("sampling", "sampling")),
-        ),
+        Stage("guided", *_STAGE_1, (("initial", "reconstruction"), *_SETTLED)),
+        Stage("guided_4x", *_STAGE_1, (("initial", "guided"), *_SETTLED)),
+        Stage("guided_8x", *_STAGE_1, (("initial", "guided"), *_SETTLED)),
     )
 }
 
 
-def train_all(recipe: Path, data: Sequence[Path], folder: Path, device: str = "auto") -> None:
+def train_all(
+    recipe: Path, data: Sequence[Path], folder: Path, device: str = "auto", *, changes: Sequence[str] = ()
+) -> None:
     """Every stage of a recipe, each in a run folder of its own below ``folder``, then the bundles.
 
     What is done already is not done again, and what was interrupted goes on.
 
+    Parameters
+    ----------
+    recipe
+        YAML with a table a stage.
+    data
+        Prepared datasets.
+    folder
+        Of the run folders and the bundles.
+    device
+        ``auto``, ``cpu``, ``cuda`` …
+    changes
+        Settings to change, ``stage.name=value``.
+
     Raises
     ------
     InputError
-        If the recipe lacks a stage or has one that nobody knows.
+        If the recipe lacks a stage or has one that nobody knows, or a change is for none of them.
     """
     from training.make_bundles import make_bundles
 
     tables = read_table(recipe)
     if set(tables) != set(STAGES):
         raise InputError(f"a recipe has the tables {', '.join(STAGES)}; {recipe} has {', '.join(map(str, tables))}")
+    of_stages = _by_stage(changes)
     for name, stage in STAGES.items():
         runs: dict[str, Any] = {setting: str(folder / run) for setting, run in stage.after}
-        stage.train(replace(stage.settings(recipe), **runs), data, folder / name, device)
+        stage.train(replace(stage.settings(recipe, of_stages[name]), **runs), data, folder / name, device)
     make_bundles(folder, folder / "bundles")
+
+
+def _by_stage(changes: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {name: [] for name in STAGES}
+    for change in changes:
+        stage, dot, rest = change.partition(".")
+        if not dot or stage not in found:
+            raise InputError(f"a setting of a stage is changed with stage.name=value, got {change!r}; stages are "
+                             f"{', '.join(STAGES)}")  # fmt: skip
+        found[stage].append(rest)
+    return found

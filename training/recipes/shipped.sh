@@ -57,7 +57,8 @@ detector() {
 }
 detector backbone
 detector netad --set backbone="$RUNS/backbone" calibration="$data/calibration"
-"$pass_recon" train all --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" -o "$RUNS"
+"$pass_recon" train all --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" -o "$RUNS" \
+    --set netad.calibration="$data/calibration"
 
 # What they are worth, and the same on their cards.
 bundles="$RUNS/bundles"
