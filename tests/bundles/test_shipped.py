@@ -35,7 +35,8 @@ def test_a_card_says_what_the_weights_were_trained_on_and_are_not_for(name):
 @pytest.mark.parametrize(
     ("name", "anatomy", "contrast", "source"),
     [
-        ("brain-t1-4x", "brain", "t1", "personal"),
+        ("brain-t1-4x", "brain", "t1", "population"),
+        ("brain-flair-4x", "brain", "flair", "personal"),
         ("brain-flair-8x", "brain", "flair", "population"),
         ("knee-pd-8x", "knee", "pd", "population"),
     ],
