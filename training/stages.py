@@ -105,9 +105,11 @@ def train_all(
     if set(tables) != set(STAGES):
         raise InputError(f"a recipe has the tables {', '.join(STAGES)}; {recipe} has {', '.join(map(str, tables))}")
     of_stages = _by_stage(changes)
+    # All of them first: a slip in the last table must not show after hours.
+    settings = {name: stage.settings(recipe, of_stages[name]) for name, stage in STAGES.items()}
     for name, stage in STAGES.items():
         runs: dict[str, Any] = {setting: str(folder / run) for setting, run in stage.after}
-        stage.train(replace(stage.settings(recipe, of_stages[name]), **runs), data, folder / name, device)
+        stage.train(replace(settings[name], **runs), data, folder / name, device)
     make_bundles(folder, folder / "bundles")
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from pass_recon.config import NetworkConfig, ReconstructorConfig
+from pass_recon.config import NetworkConfig, ReconstructorConfig, to_dict
 from pass_recon_cli.main import main
+from tests.networks import TINY_BACKBONE
 from training.engine.trainer import Trainer
+from training.stages import STAGES
 from training.train_reconstruction import ReconstructionSettings
 from training.train_sampling import SamplingSettings
 
@@ -43,6 +45,19 @@ def sampling_settings(reconstruction: Path, **changes: Any) -> SamplingSettings:
     network = NetworkConfig("line_network", {"knots": 5})
     given = {**COMMON, "steps": 4, "network": network, "reconstruction": str(reconstruction), **changes}
     return SamplingSettings(**given)
+
+
+def tiny_recipe() -> dict[str, dict[str, Any]]:
+    """Every stage in one step."""
+    once = {"steps": 1, "epoch": 1, "batch": 1, "validation_slices": 2, "kinds": list(KINDS)}
+    tables: dict[str, dict[str, Any]] = {name: dict(once) for name in STAGES}
+    tables["backbone"] |= {"size": LINES, "model": dict(TINY_BACKBONE.model)}
+    tables["netad"] |= {"size": LINES, "annotated": 2, "normal": 2, "memory": 4}
+    for name in ("pretraining", "reconstruction", "guided", "guided_4x", "guided_8x"):
+        tables[name] |= {"lines": LINES, "rows": 24, "reconstructor": to_dict(RECONSTRUCTOR)}
+    for acceleration in (4, 8):
+        tables[f"guided_{acceleration}x"] |= {"accelerations": [float(acceleration)]}
+    return tables
 
 
 def stopped_after(steps: int, train: Any, settings: Any, data: Path, folder: Path) -> None:

@@ -10,7 +10,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -18,29 +17,19 @@ import torch
 import yaml
 
 from pass_recon import load_bundle
-from pass_recon.config import to_dict
 from pass_recon.physics.fourier import ifft2c
 from pass_recon.sampling.budget import line_budget
 from pass_recon.sampling.lines import calibration_width, select_lines
 from pass_recon.sampling.population import straight_through
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
-from tests.networks import TINY_BACKBONE
-from tests.training.small import (
-    KINDS,
-    LINES,
-    RECONSTRUCTOR,
-    reconstruction_settings,
-    sampling_settings,
-    stopped_after,
-)
+from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, stopped_after, tiny_recipe
 from training.dataset import collate
 from training.engine.batches import open_slices
 from training.engine.run_folder import WEIGHTS, load_weights, read_tensors, write_aside
 from training.engine.trainer import start_from
 from training.make_bundles import make_bundles
 from training.objectives import acs_of, decibels, drawn_lines, squared_error, with_fair_noise
-from training.stages import STAGES
 from training.train_reconstruction import ReconstructionObjective, train_reconstruction
 from training.train_sampling import (
     SamplingObjective,
@@ -355,18 +344,12 @@ def test_the_command_trains_lists_settings_and_refuses_what_it_does_not_know(dat
 
 
 def test_a_recipe_trains_every_stage_and_makes_bundles_in_one_command(data, tmp_path, capsys):
-    settings: dict[str, dict[str, Any]] = {
-        name: {"steps": 1, "epoch": 1, "batch": 1, "validation_slices": 2, "kinds": list(KINDS)} for name in STAGES
-    }
-    settings["backbone"] |= {"size": 48, "model": dict(TINY_BACKBONE.model)}
-    settings["netad"] |= {"size": 48, "annotated": 2, "normal": 2, "memory": 4}
-    for name in ("pretraining", "reconstruction", "guided", "guided_4x", "guided_8x"):
-        settings[name] |= {"lines": LINES, "rows": 24, "reconstructor": to_dict(RECONSTRUCTOR)}
-    for acceleration in (4, 8):
-        settings[f"guided_{acceleration}x"] |= {"accelerations": [float(acceleration)]}
     recipe, runs = tmp_path / "recipe.yaml", tmp_path / "runs"
-    recipe.write_text(yaml.safe_dump(settings))
+    recipe.write_text(yaml.safe_dump(tiny_recipe()))
     command = ["train", "all", "--config", str(recipe), "--data", str(data), "-o", str(runs), "--device", "cpu"]
+    assert main([*command, "--set", "guided_8x.stepz=1"]) == 1
+    assert "has no stepz" in capsys.readouterr().err
+    assert not runs.exists(), "no stage may begin before all settings are known to be right"
     assert main([*command, "--set", "netad.memory=8"]) == 0
     names = {path.name for path in (runs / "bundles").iterdir()} - {"common"}
     assert names == {f"{kind}-{acceleration}x" for kind in KINDS for acceleration in (4, 8)}
