@@ -11,7 +11,7 @@ from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import mrd
-from gadgets.stream import Failure, run_gadget
+from gadgets.protocol.connection import Failure, run_gadget
 from pass_recon.types import InputError
 
 

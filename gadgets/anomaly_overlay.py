@@ -11,7 +11,7 @@ from gadgetron.external.connection import Connection
 from ismrmrd import Image
 
 from gadgets import mrd
-from gadgets.stream import run_gadget
+from gadgets.protocol.connection import run_gadget
 from pass_recon.report.overlay import MAP_LEVELS, MagnitudeScale, coloured, map_levels
 
 

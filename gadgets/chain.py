@@ -14,7 +14,7 @@ from gadgets.mrd import Scan
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for
 from gadgets.properties import Properties
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 
 
 def run_chain(

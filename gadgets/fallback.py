@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gadgets.mrd import Scan, SliceData
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
 from pass_recon.types import PassError, Reconstruction, SamplingPlan
 

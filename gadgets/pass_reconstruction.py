@@ -11,7 +11,7 @@ from gadgetron.types.recon_data import ReconData
 from ismrmrd import Image
 
 from gadgets import mrd
-from gadgets.stream import Stage, run_gadget
+from gadgets.protocol.connection import Stage, run_gadget
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline

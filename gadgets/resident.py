@@ -17,7 +17,7 @@ from typing import Any
 
 from gadgetron.types.recon_data import ReconData
 
-from gadgets import wire
+from gadgets import protocol
 from gadgets.acs_buffer import buffer_lines
 from gadgets.anomaly_overlay import overlay
 from gadgets.mask_feedback import feed_back
@@ -25,7 +25,7 @@ from gadgets.mrd import Scan
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
-from gadgets.stream import GadgetConnection, Stage, converse, share_cores
+from gadgets.protocol.connection import GadgetConnection, Stage, converse, share_cores
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _session(connected: socket.socket, peer: object) -> None:
         try:
             connection = GadgetConnection.accept(connected)
             converse(connection, lambda scan: _all_stages(scan, connection))
-        except (wire.PeerLost, PassError) as error:
+        except (protocol.PeerLost, PassError) as error:
             _log.error("scan from %s ended: %s", peer, error)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pass_recon_cli.simulate import add_patient_options, simulated_patient
 
 if TYPE_CHECKING:
-    from gadgets.scanner import ScanReport
+    from gadgets.scanner.client import ScanReport
 
 DESCRIPTION = """Simulate a patient, start the embedded server, scan the patient in a closed loop, and compare the
 images with the truth: a table, and a picture in the output folder. Simulated data, not for clinical use."""
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _simulate_and_scan(args: argparse.Namespace, patient: Path, images: Path) -> ScanReport:
-    from gadgets.patient_file import write_patient
+    from gadgets.converters.patient_file import write_patient
     from pass_recon_cli.local_server import LocalProcess, write_configuration
 
     with contextlib.ExitStack() as stack:
@@ -90,8 +90,8 @@ def _simulate_and_scan(args: argparse.Namespace, patient: Path, images: Path) ->
 
 
 def _scan(args: argparse.Namespace, patient: Path, images: Path, port: int) -> ScanReport:
-    from gadgets.scan_file import ScanFile
-    from gadgets.scanner import ScanSettings, scan
+    from gadgets.mrd.scan_file import ScanFile
+    from gadgets.scanner.client import ScanSettings, scan
     from pass_recon_cli.scan import scan_with_progress
 
     settings = ScanSettings(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gadgets.scanner import ScanReport, SliceRecord
+    from gadgets.scanner.client import ScanReport, SliceRecord
     from pass_recon.types import Box
 
 # Column → what it is. The first and the last two as the scanner saw them, the others as the gadgets measured them.
@@ -77,8 +77,8 @@ def compare(patient: Path, images: Path, group: str, report: ScanReport) -> list
     import numpy as np
 
     from gadgets import mrd
-    from gadgets.image_file import read_images
-    from gadgets.patient_file import read_truth
+    from gadgets.converters.image_file import read_images
+    from gadgets.converters.patient_file import read_truth
     from pass_recon.metrics import nrmse, psnr, ssim
 
     known = read_truth(patient)

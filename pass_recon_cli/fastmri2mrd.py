@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Read slice by slice and write."""
-    from gadgets.fastmri_file import FastMriScan, write_fastmri
+    from gadgets.converters.fastmri_file import FastMriScan, write_fastmri
     from training.prepare.fastmri import FastMriVolume
 
     with FastMriVolume(args.volume) as volume:

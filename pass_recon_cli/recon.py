@@ -38,10 +38,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
     from gadgets.chain import run_chain
-    from gadgets.image_file import ImageFile, default_group
+    from gadgets.converters.image_file import ImageFile, default_group
+    from gadgets.mrd.scan_file import ScanFile
     from gadgets.properties import Properties
-    from gadgets.scan_file import ScanFile
-    from gadgets.stream import Failure
+    from gadgets.protocol.connection import Failure
 
     names = ("bundle", "acceleration", "mode", "anomaly", "device")
     properties = Properties.from_text({name: getattr(args, name) for name in names})

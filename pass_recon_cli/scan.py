@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gadgets.scanner import ScanReport, ScanSettings
+    from gadgets.scanner.client import ScanReport, ScanSettings
 
 DESCRIPTION = """Send an MRD file to a Gadgetron, or to `pass-recon serve`, and store the images. The flags are those of
 gadgetron_ismrmrd_client. With --closed-loop the file plays a scanner: the ACS lines of a slice are sent, the sampling
@@ -46,8 +46,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Scan; 0 only if images came and no error did."""
-    from gadgets.scan_file import ScanFile
-    from gadgets.scanner import scan
+    from gadgets.mrd.scan_file import ScanFile
+    from gadgets.scanner.client import scan
 
     settings = scan_settings(args)
     with ScanFile(args.filename, args.in_group) as source:
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def scan_settings(args: argparse.Namespace) -> ScanSettings:
     """The settings that the options describe."""
-    from gadgets.image_file import default_group
-    from gadgets.scanner import ScanSettings
+    from gadgets.converters.image_file import default_group
+    from gadgets.scanner.client import ScanSettings
 
     return ScanSettings(
         address=args.address,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gadgets.framing import TEXT_LIMIT, MessageId
+from gadgets.protocol.bytes import TEXT_LIMIT, MessageId
 from pass_recon.types import InputError
 
 Element = ElementTree.Element

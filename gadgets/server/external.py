@@ -9,13 +9,13 @@ import socket
 import threading
 import time
 
-from gadgets import wire
-from gadgets.framing import MessageId, name_of
+from gadgets import protocol
+from gadgets.protocol import Channel, Message, PeerLost, ProtocolError
+from gadgets.protocol.bytes import MessageId, name_of
 from gadgets.server.configuration import Connect, Execute, External
 from gadgets.server.nodes import Report, Sink
 from gadgets.server.process import Process
 from gadgets.server.settings import Settings
-from gadgets.wire import Channel, Message, PeerLost, ProtocolError
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ class ExternalNode:
         try:
             self._channel = channel = self._open(self._config.action)
             if not self._aborted.is_set():
-                channel.send(wire.config_script(self._config.configuration))
-                channel.send(wire.header(self._header))
+                channel.send(protocol.config_script(self._config.configuration))
+                channel.send(protocol.header(self._header))
                 threading.Thread(target=self._write, args=(channel,), name=f"to-{self.name}", daemon=True).start()
                 self._read(channel)
         except (InputError, PeerLost, OSError) as raised:
@@ -117,14 +117,14 @@ class ExternalNode:
         with contextlib.suppress(PeerLost):  # the reader notices it too, and has more to say
             while (message := self._outbox.get()) is not None and not self._refusing:
                 channel.send(message.frame)
-            channel.send(wire.close())
+            channel.send(protocol.close())
 
     def _read(self, channel: Channel) -> None:
         while (message := channel.read_message()).id != MessageId.CLOSE:
             if message.id == MessageId.ERROR:
                 self._told = True
                 self._report(message.item)
-                self._stop_sending()  # as the real server does, see gadgets.wire
+                self._stop_sending()  # as the real server does, see gadgets.protocol.messages
             elif message.id in self._config.returns - {MessageId.TEXT}:
                 self._downstream.put(message)
             else:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from ismrmrd import Acquisition
 
-from gadgets.framing import MessageId
-from gadgets.wire import Message, message_of
+from gadgets.protocol import Message, message_of
+from gadgets.protocol.bytes import MessageId
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)

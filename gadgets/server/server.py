@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gadgets.protocol import Channel
 from gadgets.server.session import Session
 from gadgets.server.settings import Settings
-from gadgets.wire import Channel
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)

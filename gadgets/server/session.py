@@ -13,13 +13,13 @@ from typing import Any
 
 import ismrmrd.xsd
 
-from gadgets.framing import MessageId, name_of
+from gadgets.protocol import Channel, Message, PeerLost, ProtocolError
+from gadgets.protocol.bytes import MessageId, name_of
 from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
 from gadgets.server.configuration import Configuration, find, parse, parse_xml
 from gadgets.server.queries import answer
 from gadgets.server.settings import Settings
-from gadgets.wire import Channel, Message, PeerLost, ProtocolError
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)

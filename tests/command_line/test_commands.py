@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from gadgets.image_file import read_images
-from gadgets.scan_file import ScanFile
+from gadgets.converters.image_file import read_images
+from gadgets.mrd.scan_file import ScanFile
 from pass_recon_cli.configurations import packaged_configurations
 from pass_recon_cli.local_server import LocalProcess, write_configuration
 from pass_recon_cli.main import main

@@ -12,7 +12,7 @@ from ismrmrd import constants as flags
 
 from gadgets import mrd
 from gadgets.acs_buffer import buffer_lines
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon.types import InputError
 from tests.gadgets.acquisitions import COILS, PE, RO, SKEWED, acquisition, kspace, lines_of, scan
 
@@ -276,7 +276,8 @@ def test_3d_line_ends_the_scan(k):
 
 def test_slices_of_a_foreign_message(recordings):
     """What the stock BucketToBuffer sent, recorded."""
-    from gadgets.wire import U16, Message, read_body
+    from gadgets.protocol import Message
+    from gadgets.protocol.bytes import U16, read_body
 
     data, place = (recordings / "server_to_gadget_recondata.bin").read_bytes(), 0
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from gadgets.properties import Properties
+from gadgets.protocol import MessageId
 from gadgets.server.configuration import Execute, External, parse
-from gadgets.wire import MessageId
 
 CONFIGURATIONS = sorted((Path(__file__).resolve().parents[2] / "xml_configs").glob("*.xml"))
 pytestmark = pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)

@@ -13,7 +13,7 @@ from gadgets.chain import run_chain
 from gadgets.mrd.geometry import boxes_to_recon_space, map_to_recon_space, to_recon_space
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.properties import Properties
-from gadgets.stream import Failure, check_types
+from gadgets.protocol.connection import Failure, check_types
 from pass_recon.pipeline import Pipeline
 from pass_recon.types import Box, InputError
 from tests.gadgets.acquisitions import PE, RO, SKEWED, centred, coil_images, header, kspace, lines_of, oversampled, scan

@@ -13,7 +13,7 @@ from ismrmrd import Image
 from gadgets import mrd
 from gadgets.acs_buffer import buffer_lines
 from gadgets.mask_feedback import feed_back
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
 from tests.gadgets.acquisitions import PE, SKEWED, kspace, lines_of, scan
 from tests.gadgets.pipelines import Detecting

@@ -13,10 +13,10 @@ from pathlib import Path
 import ismrmrd
 import numpy as np
 
-from gadgets import wire
+from gadgets import protocol
+from gadgets.protocol import Channel, Message, MessageId
 from gadgets.server.server import serve
 from gadgets.server.settings import Settings
-from gadgets.wire import Channel, Message, MessageId
 
 READERS = (
     "<readers><reader><dll>gadgetron_core_readers</dll><classname>AcquisitionReader</classname></reader></readers>"
@@ -52,9 +52,11 @@ def connect_node(port: int, *, writers: str = "") -> str:
 
 
 def execute_node(target: str, *, writers: str = "") -> str:
-    """An external node of `tests.gadgets.child_gadgets`."""
+    """An external node of `tests.gadgets.server.children`."""
     lists = f"<writers>{writers}</writers>" if writers else ""
-    return f'<external><execute name="tests.gadgets.child_gadgets" target="{target}" type="python"/>{lists}</external>'
+    return (
+        f'<external><execute name="tests.gadgets.server.children" target="{target}" type="python"/>{lists}</external>'
+    )
 
 
 def stock_node(name: str) -> str:
@@ -133,8 +135,8 @@ def talk(port: int, *frames: bytes) -> list[Message]:
 
 def scan(config: str, *items: object, close: bool = True) -> bytes:
     """A session with its own configuration."""
-    frames = [wire.config_script(config), wire.header(HEADER), *map(wire.encode, items)]
-    return b"".join([*frames, wire.close()] if close else frames)
+    frames = [protocol.config_script(config), protocol.header(HEADER), *map(protocol.encode, items)]
+    return b"".join([*frames, protocol.close()] if close else frames)
 
 
 def errors(messages: Iterable[Message]) -> list[str]:
@@ -216,10 +218,10 @@ class Replay:
 
     def __call__(self, channel: Channel) -> None:
         lines = 0
-        with contextlib.suppress(wire.PeerLost):
+        with contextlib.suppress(protocol.PeerLost):
             while (message := channel.read_message()).id != MessageId.CLOSE:
                 self.received.append(message)
                 lines += message.id == MessageId.ACQUISITION
                 if lines == self._after and message.id == MessageId.ACQUISITION:
                     channel.send(self._answer[:-2])  # all but its CLOSE
-            channel.send(wire.close())
+            channel.send(protocol.close())

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gadgets import wire
+from gadgets import protocol
+from gadgets.protocol import Channel, Message, MessageId, PeerLost
 from gadgets.server.server import serve
-from gadgets.wire import Channel, Message, MessageId, PeerLost
 from pass_recon.types import InputError
-
-from .server_tools import (
+from tests.gadgets.server.tools import (
     HEADER,
     Client,
     Replay,
@@ -97,15 +96,15 @@ def test_recorded_sessions_with_gadgets_that_are_missing(recordings: Path, port:
 
 
 def test_errors_come_as_text_at_once_and_as_error_at_the_end(port: int) -> None:
-    answer = talk(port, wire.config_script(configuration("<parallel/>")), wire.close())
+    answer = talk(port, protocol.config_script(configuration("<parallel/>")), protocol.close())
     assert [message.id for message in answer] == [MessageId.TEXT, MessageId.ERROR]
     assert answer[0].item == answer[1].item
-    assert wire.is_error_text(answer[0].item)
+    assert protocol.is_error_text(answer[0].item)
 
 
 def test_for_the_stock_client_errors_are_text_only() -> None:
     with running_server(stock_client=True) as port:
-        answer = talk(port, wire.config_file("nothing.xml"), wire.header(HEADER), wire.close())
+        answer = talk(port, protocol.config_file("nothing.xml"), protocol.header(HEADER), protocol.close())
     assert [message.id for message in answer] == [MessageId.TEXT]
 
 
@@ -118,19 +117,19 @@ def test_client_configurations_are_refused_unless_allowed() -> None:
 def test_paths_are_refused(port: int, tmp_path: Path) -> None:
     (tmp_path / "x.xml").write_text(configuration(""))
     for name in (str(tmp_path / "x.xml"), "../x.xml"):
-        (sentence,) = errors(talk(port, wire.config_file(name), wire.close()))
+        (sentence,) = errors(talk(port, protocol.config_file(name), protocol.close()))
         assert "not the name of a configuration" in sentence
 
 
 def test_queries_are_answered_in_every_phase(port: int) -> None:
     answer = talk(
         port,
-        wire.query("gadgetron::version", 11),
-        wire.config_script(configuration("")),
-        wire.query("gadgetron::info", 12),
-        wire.header(HEADER),
-        wire.query("no such thing", 13),
-        wire.close(),
+        protocol.query("gadgetron::version", 11),
+        protocol.config_script(configuration("")),
+        protocol.query("gadgetron::info", 12),
+        protocol.header(HEADER),
+        protocol.query("no such thing", 13),
+        protocol.close(),
     )
     replies = dict(message.item for message in of_kind(answer, MessageId.RESPONSE))
     assert replies[11] == "4.7.2"
@@ -139,20 +138,23 @@ def test_queries_are_answered_in_every_phase(port: int) -> None:
 
 
 def test_a_lone_query_needs_no_configuration(port: int) -> None:
-    (reply,) = talk(port, wire.query("gadgetron::info::memory", 1), wire.close())
+    (reply,) = talk(port, protocol.query("gadgetron::info::memory", 1), protocol.close())
     assert int(reply.item[1]) > 1 << 28
 
 
 @pytest.mark.parametrize(
     ("frames", "sentence"),
     [
-        ([wire.header(HEADER)], "HEADER before a configuration"),
-        ([wire.config_script(configuration("")), wire.encode(acquisition())], "ISMRMRD header was expected"),
-        ([wire.config_script(configuration("")), wire.header("<a/>")], "not an ISMRMRD header"),
-        ([wire.config_script(configuration("")), wire.header("nonsense")], "not well-formed XML"),
-        ([wire.config_script(configuration("")), wire.header('<!DOCTYPE a [<!ENTITY b "c">]><a/>')], "document type"),
-        ([scan(configuration(""), close=False), wire.config_script(configuration(""))], "misplaced CONFIG_SCRIPT"),
-        ([scan(configuration(""), close=False), wire.header(HEADER)], "misplaced HEADER"),
+        ([protocol.header(HEADER)], "HEADER before a configuration"),
+        ([protocol.config_script(configuration("")), protocol.encode(acquisition())], "ISMRMRD header was expected"),
+        ([protocol.config_script(configuration("")), protocol.header("<a/>")], "not an ISMRMRD header"),
+        ([protocol.config_script(configuration("")), protocol.header("nonsense")], "not well-formed XML"),
+        (
+            [protocol.config_script(configuration("")), protocol.header('<!DOCTYPE a [<!ENTITY b "c">]><a/>')],
+            "document type",
+        ),
+        ([scan(configuration(""), close=False), protocol.config_script(configuration(""))], "misplaced CONFIG_SCRIPT"),
+        ([scan(configuration(""), close=False), protocol.header(HEADER)], "misplaced HEADER"),
         ([scan(configuration(""), plan_image(), close=False)], "no reader for IMAGE"),
         ([scan(configuration(""), close=False), struct.pack("<H", 4321)], "unknown message id 4321"),
         ([struct.pack("<HI", 2, 0xFFFFFFFF), b"x" * 100000], "CONFIG_SCRIPT refused"),
@@ -165,9 +167,9 @@ def test_what_breaks_the_protocol_is_answered_and_ends(port: int, frames: list[b
 
 
 def test_a_refused_client_that_keeps_sending_still_reads_why(port: int) -> None:
-    lines = wire.encode(acquisition(coils=32)) * 2000  # 32 MB, far more than the sockets hold
+    lines = protocol.encode(acquisition(coils=32)) * 2000  # 32 MB, far more than the sockets hold
     with Client(port) as client:
-        client.send(wire.config_file("nothing.xml"), wire.header(HEADER), lines, wire.close())
+        client.send(protocol.config_file("nothing.xml"), protocol.header(HEADER), lines, protocol.close())
         assert "nothing.xml" in errors(client.read_to_close())[0]
 
 
@@ -175,12 +177,12 @@ def test_text_is_logged_unless_a_reader_wants_it(port: int, caplog: pytest.LogCa
     readers = "<readers><reader><dll>d</dll><classname>TextReader</classname></reader></readers>"
     writers = "<writer><dll>d</dll><classname>TextWriter</classname></writer>"
     with caplog.at_level(logging.INFO, logger="gadgets.server"):
-        assert not talk(port, scan(configuration(""), close=False), wire.text("hello"), wire.close())
+        assert not talk(port, scan(configuration(""), close=False), protocol.text("hello"), protocol.close())
     assert "hello" in caplog.text
     heard = Replay(b"", after=-1)
     with listening_gadget(heard) as gadget:
         config = configuration(connect_node(gadget, writers=writers), readers=readers)
-        assert not talk(port, scan(config, close=False), wire.text("wie geht es"), wire.close())
+        assert not talk(port, scan(config, close=False), protocol.text("wie geht es"), protocol.close())
     assert [message.item for message in heard.received if message.id == MessageId.TEXT] == ["wie geht es"]
 
 
@@ -196,22 +198,22 @@ def test_a_client_lost_in_mid_scan_is_a_normal_end_for_its_gadget_and_nobody_els
         while channel.read_message().id != MessageId.CLOSE:
             pass
         closed.set()
-        channel.send(wire.close())
+        channel.send(protocol.close())
 
     with listening_gadget(gadget) as listening, Client(port) as other:
         config = configuration(connect_node(listening))
         other.send(scan(configuration(""), acquisition(3), close=False))
         with Client(port) as lost:
-            lost.send(scan(config, acquisition(), close=False), wire.encode(acquisition(1))[:1000])
+            lost.send(scan(config, acquisition(), close=False), protocol.encode(acquisition(1))[:1000])
         assert closed.wait(5)
         assert other.read().item == acquisition(3)
-        other.send(wire.close())
+        other.send(protocol.close())
         assert not other.read_to_close()
 
 
 def test_a_truncated_stream_is_reported_to_a_client_that_still_listens(port: int) -> None:
     with Client(port) as client:
-        client.send(scan(configuration(""), acquisition(), close=False), wire.encode(acquisition(1))[:1000])
+        client.send(scan(configuration(""), acquisition(), close=False), protocol.encode(acquisition(1))[:1000])
         client.channel.socket.shutdown(socket.SHUT_WR)
         answer = client.read_to_close()
     assert "truncated" in errors(answer)[0]
@@ -235,11 +237,11 @@ def test_clients_at_the_same_time_get_each_their_own(port: int) -> None:
 
 
 def test_a_client_that_does_not_read_harms_only_itself(port: int) -> None:
-    lines = [wire.encode(acquisition(step, coils=64)) for step in range(300)]  # 10 MB that come straight back
+    lines = [protocol.encode(acquisition(step, coils=64)) for step in range(300)]  # 10 MB that come straight back
     with Client(port) as stalled:
-        stalled.send(wire.config_script(configuration("")), wire.header(HEADER), *lines)
+        stalled.send(protocol.config_script(configuration("")), protocol.header(HEADER), *lines)
         assert len(talk(port, scan(configuration(""), acquisition()))) == 1
-        stalled.send(wire.close())
+        stalled.send(protocol.close())
         assert len(stalled.read_to_close()) == 300
 
 

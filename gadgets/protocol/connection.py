@@ -30,11 +30,11 @@ import numpy as np
 from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
-from gadgets import wire
-from gadgets.framing import name_of
+from gadgets import protocol
 from gadgets.mrd import Scan
 from gadgets.properties import Properties
-from gadgets.wire import MessageId
+from gadgets.protocol import MessageId
+from gadgets.protocol.bytes import name_of
 from pass_recon.types import PassError
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class GadgetConnection:
 
     def __init__(
         self,
-        channel: wire.Channel,
+        channel: protocol.Channel,
         config: ElementTree.Element | None,
         header: bytes,
         on_lost: Callable[[], None] = lambda: None,
@@ -90,7 +90,7 @@ class GadgetConnection:
         self.config, self.header = config, header
         self.forward: Callable[[Any], bool] | None = None
         self._channel, self._on_lost = channel, on_lost
-        self._queue: queue.SimpleQueue[wire.Message | Exception | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[protocol.Message | Exception | None] = queue.SimpleQueue()
         self._failures: list[Failure] = []
         self._unreadable = False
         threading.Thread(target=self._drain, name="reader", daemon=True).start()
@@ -98,19 +98,20 @@ class GadgetConnection:
     @classmethod
     def adopt(cls, connection: Connection, on_lost: Callable[[], None] = lambda: None) -> GadgetConnection:
         """Take over the connection that ``python -m gadgetron`` has opened."""
-        adopted = cls(wire.Channel(connection.socket.socket), connection.config, connection.raw_bytes.header, on_lost)
+        channel = protocol.Channel(connection.socket.socket)
+        adopted = cls(channel, connection.config, connection.raw_bytes.header, on_lost)
         connection.socket = _AlreadyClosed()
         return adopted
 
     @classmethod
     def accept(cls, connected: socket.socket) -> GadgetConnection:
         """Read the handshake of a server that has connected to us; raises PeerLost, ProtocolError."""
-        channel = wire.Channel(connected)
+        channel = protocol.Channel(connected)
         parts = []
         for expected in (MessageId.CONFIG_SCRIPT, MessageId.HEADER):
             message = channel.read_message()
             if message.id != expected:
-                raise wire.ProtocolError(f"expected {expected.name} in the handshake, got message {message.id}")
+                raise protocol.ProtocolError(f"expected {expected.name} in the handshake, got message {message.id}")
             parts.append(message.item)
         try:
             config = ElementTree.fromstring(parts[0])
@@ -149,7 +150,7 @@ class GadgetConnection:
             self._failures.append(item)
         else:
             check_types(item)
-            self._channel.send(wire.encode(item))
+            self._channel.send(protocol.encode(item))
 
     def finish(self) -> None:
         """Tell the failures, say CLOSE and hang up; never raises, because nothing more can be done about it."""
@@ -158,9 +159,9 @@ class GadgetConnection:
             messages[_MAXIMUM_REPORTS:] = [f"and {len(messages) - _MAXIMUM_REPORTS} more failures, see the log"]
         try:
             for message in messages:
-                self._channel.send(wire.error(message))
-            self._channel.send(wire.close())
-        except wire.PeerLost as error:
+                self._channel.send(protocol.error(message))
+            self._channel.send(protocol.close())
+        except protocol.PeerLost as error:
             _log.warning("could not say CLOSE: %s", error)
         self.hang_up()
 
@@ -172,8 +173,8 @@ class GadgetConnection:
         """Report a fault that ends the scan, then read on until CLOSE: the server must not be stuck writing to us."""
         _log.error("%s", sentence)
         try:
-            self._channel.send(wire.error(sentence))
-        except wire.PeerLost as error:
+            self._channel.send(protocol.error(sentence))
+        except protocol.PeerLost as error:
             _log.warning("could not report it: %s", error)
         while self._queue.get() is not None:
             pass
@@ -196,16 +197,16 @@ class GadgetConnection:
                     self._deliver(message)
                 else:
                     _log.info("%s from the server: %s", name_of(message.id), message.item)
-        except wire.ProtocolError as error:
+        except protocol.ProtocolError as error:
             self._unreadable = True
             self._queue.put(error)
-        except (wire.PeerLost, OSError) as error:
-            self._queue.put(wire.PeerLost(str(error)))
+        except (protocol.PeerLost, OSError) as error:
+            self._queue.put(protocol.PeerLost(str(error)))
             self._on_lost()
         finally:
             self._queue.put(None)
 
-    def _deliver(self, message: wire.Message) -> None:
+    def _deliver(self, message: protocol.Message) -> None:
         # A message that is to be passed on goes at once, from here: it must not wait for what is being computed.
         if self.forward is not None and self.forward(message.item):
             self._channel.send(message.frame)
@@ -236,7 +237,7 @@ def run_gadget(
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
         succeeded = converse(guarded, prepare, forward=forward)
-    except wire.PeerLost as error:
+    except protocol.PeerLost as error:
         _log.error("the server is gone: %s", error)
         succeeded = False
     # The server waits for us to exit, and so does the client: Python would spend a third of a second on taking torch
@@ -277,7 +278,7 @@ def converse(
                 connection.send(item)
             for _ in items:  # a stage may end early, but to hang up before CLOSE would break the server's pipe
                 pass
-    except wire.PeerLost:
+    except protocol.PeerLost:
         connection.hang_up()
         raise
     except PassError as error:

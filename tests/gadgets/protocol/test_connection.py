@@ -14,10 +14,11 @@ import pytest
 from gadgetron.types.recon_data import ReconBit, ReconData
 from ismrmrd import Image
 
-from gadgets import mrd, wire
+from gadgets import mrd, protocol
 from gadgets.acs_buffer import buffer_lines
-from gadgets.stream import Failure, GadgetConnection, converse
-from gadgets.wire import Channel, MessageId
+from gadgets.protocol import Channel, MessageId
+from gadgets.protocol.bytes import U16, read_body
+from gadgets.protocol.connection import Failure, GadgetConnection, converse
 from tests.gadgets.acquisitions import header, kspace, lines_of, scan
 
 CONFIG = '<configuration><property name="acceleration" value="4"/></configuration>'
@@ -30,7 +31,7 @@ class Peer:
         self.theirs, ours = socket.socketpair(socket.AF_UNIX)
         self.lost = threading.Event()
         self.theirs.settimeout(10)
-        self.send(wire.config_script(config), wire.header(head or header()))
+        self.send(protocol.config_script(config), protocol.header(head or header()))
         self.accepted: GadgetConnection | None = None
         self._ours = ours
 
@@ -41,7 +42,7 @@ class Peer:
         for frame in frames:
             self.theirs.sendall(frame)
 
-    def received(self) -> list[wire.Message]:
+    def received(self) -> list[protocol.Message]:
         """All messages until the gadget hangs up."""
         data = b""
         while chunk := self.theirs.recv(1 << 16):
@@ -55,8 +56,8 @@ class Peer:
             return data[place - count : place]
 
         while place < len(data):
-            identifier = wire.U16.unpack(read(2))[0]
-            messages.append(wire.Message(identifier, wire.read_body(identifier, read)))
+            identifier = U16.unpack(read(2))[0]
+            messages.append(protocol.Message(identifier, read_body(identifier, read)))
         return messages
 
 
@@ -80,7 +81,7 @@ def conversation(peer: Peer, stage) -> Iterator[list[bool]]:
     def run() -> None:
         try:
             outcome.append(converse(peer.accept(), lambda the_scan: lambda items: stage(items, the_scan)))
-        except wire.PeerLost:
+        except protocol.PeerLost:
             peer.lost.set()
 
     thread = threading.Thread(target=run)
@@ -96,13 +97,13 @@ def ids(messages):
 
 
 def frames(k=None):
-    return [wire.encode(made) for made in lines_of(kspace() if k is None else k)]
+    return [protocol.encode(made) for made in lines_of(kspace() if k is None else k)]
 
 
 def test_a_scan_goes_through_and_ends_with_close():
     peer = Peer()
     with conversation(peer, buffer_lines) as outcome:
-        peer.send(*frames(), wire.close())
+        peer.send(*frames(), protocol.close())
         messages = peer.received()
     assert ids(messages) == ["RECON_DATA", "RECON_DATA", "CLOSE"]
     (whole,) = mrd.slices_of(messages[1].item, scan())
@@ -113,7 +114,7 @@ def test_a_scan_goes_through_and_ends_with_close():
 def test_one_byte_at_a_time():
     k = kspace(ro=4, pe=12, coils=1)
     peer = Peer(head=header(ro=4, pe=12, limits=None))
-    stream = b"".join([*frames(k), wire.close()])
+    stream = b"".join([*frames(k), protocol.close()])
     with conversation(peer, buffer_lines):
         for number in range(len(stream)):
             peer.send(stream[number : number + 1])
@@ -126,8 +127,8 @@ def test_each_message_is_one_write(monkeypatch):
     monkeypatch.setattr(Channel, "send", lambda self, frame: writes.append(frame))
     peer = Peer()
     with conversation(peer, buffer_lines):
-        peer.send(*frames(), wire.close())
-    assert [wire.U16.unpack_from(frame)[0] for frame in writes] == [1023, 1023, MessageId.CLOSE]
+        peer.send(*frames(), protocol.close())
+    assert [U16.unpack_from(frame)[0] for frame in writes] == [1023, 1023, MessageId.CLOSE]
 
 
 def test_reading_never_stops_while_a_stage_is_busy():
@@ -143,14 +144,14 @@ def test_reading_never_stops_while_a_stage_is_busy():
         for _ in range(40):  # far more than a socket buffer holds
             peer.send(*frames())
         release.set()
-        peer.send(wire.close())
+        peer.send(protocol.close())
         assert ids(peer.received())[-1] == "CLOSE"
 
 
 def test_text_from_the_client_is_logged(caplog):
     peer = Peer()
     with caplog.at_level(logging.INFO), conversation(peer, buffer_lines):
-        peer.send(wire.text("hello from the scanner"), *frames(), wire.close())
+        peer.send(protocol.text("hello from the scanner"), *frames(), protocol.close())
         assert ids(peer.received()) == ["RECON_DATA", "RECON_DATA", "CLOSE"]
     assert "hello from the scanner" in caplog.text
 
@@ -166,7 +167,7 @@ def test_exception_reaches_the_client_as_an_error_and_reading_goes_on():
         peer.send(*frames())
         for _ in range(40):
             peer.send(*frames())
-        peer.send(wire.close())
+        peer.send(protocol.close())
         messages = peer.received()
     assert ids(messages) == ["RECON_DATA", "ERROR", "CLOSE"]
     assert messages[1].item == "ZeroDivisionError: division of the scan by zero"
@@ -181,13 +182,13 @@ def test_exception_after_the_end_of_the_input_is_told_too():
         raise ZeroDivisionError("too late")
 
     with conversation(peer, broken) as outcome:
-        peer.send(*frames(), wire.close())
+        peer.send(*frames(), protocol.close())
         assert ids(peer.received()) == ["RECON_DATA", "RECON_DATA", "ERROR", "CLOSE"]
     assert outcome == [False]
 
 
 def test_error_message_is_as_the_real_server_reads_it():
-    assert wire.error("größer") == b"\x08\x00" + (8).to_bytes(8, "little") + "größer".encode()
+    assert protocol.error("größer") == b"\x08\x00" + (8).to_bytes(8, "little") + "größer".encode()
 
 
 def test_failures_are_told_at_the_end_because_an_error_ends_the_input():
@@ -207,7 +208,7 @@ def test_failures_are_told_at_the_end_because_an_error_ends_the_input():
         with pytest.raises(TimeoutError):
             peer.theirs.recv(1)
         peer.theirs.settimeout(10)
-        peer.send(*frames()[1:], wire.close())
+        peer.send(*frames()[1:], protocol.close())
         messages = peer.received()
     assert ids(messages) == ["RECON_DATA", "RECON_DATA", "ERROR", "ERROR", "CLOSE"]
     assert [message.item for message in messages[2:4]] == ["slice 0: first", "slice 1: second"]
@@ -225,7 +226,7 @@ def test_stage_that_ends_early_still_reads_to_close():
         peer.send(frames()[0])
         assert ended.wait(5)
         time.sleep(0.1)
-        peer.send(*frames()[1:], wire.close())
+        peer.send(*frames()[1:], protocol.close())
         assert ids(peer.received()) == ["ACQUISITION", "CLOSE"]
     assert outcome == [True]
 
@@ -237,7 +238,7 @@ def test_very_many_failures_are_cut_short():
         yield from (Failure(f"number {n}", "input") for n in range(100))
 
     with conversation(peer, stage):
-        peer.send(frames()[0], wire.close())
+        peer.send(frames()[0], protocol.close())
         messages = peer.received()
     assert ids(messages).count("ERROR") == 21
     assert messages[-2].item == "and 80 more failures, see the log"
@@ -251,7 +252,7 @@ def test_types_that_the_server_refuses_become_an_error(dtype):
         yield Image.from_array(np.ones((4, 4), dtype=dtype))
 
     with conversation(peer, stage):
-        peer.send(frames()[0], wire.close())
+        peer.send(frames()[0], protocol.close())
         messages = peer.received()
     assert ids(messages) == ["ERROR", "CLOSE"]
     assert f"an image of {dtype} cannot be sent, only uint16, uint32, float32, complex64" in messages[0].item
@@ -265,7 +266,7 @@ def test_types_that_the_server_takes(dtype):
         yield Image.from_array(np.arange(12, dtype=dtype).reshape(3, 4))
 
     with conversation(peer, stage):
-        peer.send(frames()[0], wire.close())
+        peer.send(frames()[0], protocol.close())
         messages = peer.received()
     assert ids(messages) == ["IMAGE", "CLOSE"]
     np.testing.assert_array_equal(messages[0].item.data[0, 0], np.arange(12, dtype=dtype).reshape(3, 4))
@@ -281,7 +282,7 @@ def test_buffers_must_be_complex64():
         yield ReconData([ReconBit(buffer)])
 
     with conversation(peer, stage):
-        peer.send(*frames(), wire.close())
+        peer.send(*frames(), protocol.close())
         messages = peer.received()
     assert ids(messages) == ["ERROR", "CLOSE"]
     assert "complex128" in messages[0].item
@@ -303,7 +304,7 @@ def test_lost_peer_does_not_spin():
     peer = Peer()
     connection = peer.accept()
     peer.theirs.close()
-    with pytest.raises(wire.PeerLost):
+    with pytest.raises(protocol.PeerLost):
         next(connection.items())
     connection.hang_up()
     before = time.process_time()
@@ -314,7 +315,7 @@ def test_lost_peer_does_not_spin():
 def test_peer_that_is_gone_when_we_finish_raises_nothing():
     peer = Peer()
     connection = peer.accept()
-    peer.send(wire.close())
+    peer.send(protocol.close())
     assert list(connection.items()) == []
     peer.theirs.close()
     connection.send(Failure("nobody will hear this", "input"))
@@ -324,7 +325,7 @@ def test_peer_that_is_gone_when_we_finish_raises_nothing():
 def test_message_with_unknown_id_ends_with_an_error_sentence():
     peer = Peer()
     with conversation(peer, buffer_lines) as outcome:
-        peer.send(*frames()[:3], wire.U16.pack(4711), b"whatever follows cannot be understood" * 1000)
+        peer.send(*frames()[:3], U16.pack(4711), b"whatever follows cannot be understood" * 1000)
         peer.theirs.shutdown(socket.SHUT_WR)
         messages = peer.received()
     assert ids(messages)[-2:] == ["ERROR", "CLOSE"]
@@ -345,7 +346,7 @@ def test_scan_wide_faults_are_told_at_once_and_the_rest_is_drained(config, head,
     peer = Peer(config, head)
     with conversation(peer, buffer_lines) as outcome:
         peer.send(*frames())
-        peer.send(wire.close())
+        peer.send(protocol.close())
         messages = peer.received()
     assert ids(messages) == ["ERROR", "CLOSE"]
     assert sentence in messages[0].item
@@ -355,21 +356,21 @@ def test_scan_wide_faults_are_told_at_once_and_the_rest_is_drained(config, head,
 def test_later_nodes_of_a_chain_do_not_repeat_the_fault_of_a_header():
     peer = Peer(head=header(z=12))
     with conversation(peer, buffer_lines):
-        peer.send(wire.close())
+        peer.send(protocol.close())
         assert ids(peer.received()) == ["CLOSE"]
 
 
 def test_header_without_version_and_empty_configuration():
     peer = Peer(config="")
     with conversation(peer, buffer_lines):
-        peer.send(*frames(), wire.close())
+        peer.send(*frames(), protocol.close())
         assert ids(peer.received()) == ["RECON_DATA", "RECON_DATA", "CLOSE"]
 
 
 def test_handshake_that_is_none():
     theirs, ours = socket.socketpair()
     theirs.sendall(frames()[0])
-    with pytest.raises(wire.ProtocolError, match="expected CONFIG_SCRIPT"):
+    with pytest.raises(protocol.ProtocolError, match="expected CONFIG_SCRIPT"):
         GadgetConnection.accept(ours)
     theirs.close()
     ours.close()
@@ -390,13 +391,13 @@ def test_what_is_to_be_forwarded_does_not_wait_for_the_stage():
 
     thread = threading.Thread(target=run)
     thread.start()
-    peer.send(wire.encode(other))
+    peer.send(protocol.encode(other))
     time.sleep(0.2)
-    peer.send(wire.encode(plan))
+    peer.send(protocol.encode(plan))
     peer.theirs.settimeout(5)
-    assert peer.theirs.recv(len(wire.encode(plan)), socket.MSG_WAITALL) == wire.encode(plan)
+    assert peer.theirs.recv(len(protocol.encode(plan)), socket.MSG_WAITALL) == protocol.encode(plan)
     release.set()
-    peer.send(wire.close())
+    peer.send(protocol.close())
     assert ids(peer.received()) == ["IMAGE", "CLOSE"]
     thread.join(10)
     peer.theirs.close()

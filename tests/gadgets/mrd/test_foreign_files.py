@@ -12,7 +12,7 @@ from ismrmrd import Image
 
 from gadgets.chain import run_chain
 from gadgets.properties import Properties
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from tests.gadgets.acquisitions import centred
 
 GENERATE, RECONSTRUCT = "ismrmrd_generate_cartesian_shepp_logan", "ismrmrd_recon_cartesian_2d"

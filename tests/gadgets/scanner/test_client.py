@@ -10,13 +10,13 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from gadgets import wire
-from gadgets.scan_file import ScanFile
-from gadgets.scanner import ScanSettings, scan
+from gadgets import protocol
+from gadgets.mrd.scan_file import ScanFile
+from gadgets.scanner.client import ScanSettings, scan
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range, line_budget
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
-from tests.gadgets.fake_server import FakeServer, plan_image
+from tests.gadgets.scanner.fake_server import FakeServer, plan_image
 from tests.gadgets.scans import patient_file
 
 PE = 64
@@ -115,7 +115,7 @@ def test_population_plan_when_the_server_stays_silent(patient, tmp_path):
 def test_a_plan_for_another_grid_is_refused(patient, tmp_path):
     def misbehave(channel, count):
         if count == 1:
-            channel.send(wire.encode(plan_image(0, 32, [1, 2, 3])))
+            channel.send(protocol.encode(plan_image(0, 32, [1, 2, 3])))
 
     with FakeServer(misbehave=misbehave) as server, pytest.raises(InputError, match="plan is for 32 lines"):
         run(server, patient, tmp_path)
@@ -136,7 +136,7 @@ def test_plain_scan_sends_the_file_as_it_is(patient, tmp_path):
     assert server.acquisitions == stored
     assert report.sent == len(stored) == 1 + 3 * PE
     assert server.config is not None
-    assert (server.config.id, server.config.item) == (wire.MessageId.CONFIG_FILE, "pass_recon.xml")
+    assert (server.config.id, server.config.item) == (protocol.MessageId.CONFIG_FILE, "pass_recon.xml")
     assert report.images == 3
 
 
@@ -144,7 +144,7 @@ def test_local_configuration_is_sent_as_a_script(patient, tmp_path):
     with FakeServer() as server:
         run(server, patient, tmp_path, closed_loop=False, config_script=b"<configuration/>")
     assert server.config is not None
-    assert (server.config.id, server.config.item) == (wire.MessageId.CONFIG_SCRIPT, b"<configuration/>")
+    assert (server.config.id, server.config.item) == (protocol.MessageId.CONFIG_SCRIPT, b"<configuration/>")
 
 
 def test_header_goes_out_without_its_version(recordings, tmp_path):
@@ -198,7 +198,7 @@ def test_output_is_laid_out_as_the_stock_client_does(patient, tmp_path, recordin
 def test_error_of_the_server_is_reported_and_images_are_kept(patient, tmp_path):
     def misbehave(channel, count):
         if count == 70:
-            channel.send(wire.error("the GPU is on fire"))
+            channel.send(protocol.error("the GPU is on fire"))
 
     with FakeServer(misbehave=misbehave) as server:
         report = run(server, patient, tmp_path, closed_loop=False)
@@ -210,7 +210,7 @@ def test_error_of_the_server_is_reported_and_images_are_kept(patient, tmp_path):
 def test_error_in_the_form_of_a_real_server(patient, tmp_path):
     def misbehave(channel, count):
         if count == 2:
-            channel.send(wire.text("[gadget.cpp:12] ERROR: no such gadget"))
+            channel.send(protocol.text("[gadget.cpp:12] ERROR: no such gadget"))
 
     with FakeServer(misbehave=misbehave) as server:
         report = run(server, patient, tmp_path, closed_loop=False)
@@ -292,8 +292,8 @@ class TestCommand:
     def test_errors_are_told_and_decide_the_exit_code(self, patient, tmp_path, capsys):
         def misbehave(channel, count):
             if count == 5:
-                channel.send(wire.text("[gadget] ERROR: out of memory"))
-                channel.send(wire.error("[gadget] ERROR: out of memory"))
+                channel.send(protocol.text("[gadget] ERROR: out of memory"))
+                channel.send(protocol.error("[gadget] ERROR: out of memory"))
 
         with FakeServer(misbehave=misbehave) as server:
             where = ["-a", "127.0.0.1", "-p", str(server.port)]

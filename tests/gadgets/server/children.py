@@ -1,4 +1,4 @@
-"""Gadgets for ``python -m gadgetron PORT tests.gadgets.child_gadgets NAME``: a good one, and some that fail."""
+"""Gadgets for ``python -m gadgetron PORT tests.gadgets.server.children NAME``: a good one, and some that fail."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from gadgets.image_file import ImageFile
-from gadgets.patient_file import oversample_readout, read_truth, write_patient
-from gadgets.scan_file import ScanFile, without_version
-from gadgets.scan_order import scan_order
+from gadgets.converters.image_file import ImageFile
+from gadgets.converters.patient_file import oversample_readout, read_truth, write_patient
+from gadgets.mrd.scan_file import ScanFile, without_version
+from gadgets.scanner.scan_order import scan_order
 from pass_recon.phantom import simulate_patient
 from pass_recon.physics.fourier import fft1c, ifft1c, resize_centre
 from pass_recon.types import InputError
@@ -119,7 +119,10 @@ class TestPatientFile:
         assert truth.image.shape == (1, 48, 64)
 
     def test_nothing_is_left_when_writing_fails(self, patient, tmp_path, monkeypatch):
-        monkeypatch.setattr("gadgets.patient_file._write_truth", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        def full(*_):
+            raise OSError("disk full")
+
+        monkeypatch.setattr("gadgets.converters.patient_file._write_truth", full)
         with pytest.raises(OSError, match="disk full"):
             write_patient(tmp_path / "p.h5", patient)
         assert list(tmp_path.iterdir()) == []

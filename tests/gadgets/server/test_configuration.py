@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gadgets.protocol import MessageId
 from gadgets.server.chain import refuse_missing
 from gadgets.server.configuration import Connect, Execute, External, Gadget, find, parse
-from gadgets.wire import MessageId
 from pass_recon.types import InputError
-
-from .server_tools import configuration, connect_node, stock_node
+from tests.gadgets.server.tools import configuration, connect_node, stock_node
 
 DATA = {MessageId.ACQUISITION, MessageId.WAVEFORM, MessageId.IMAGE, MessageId.RECON_DATA}
 

@@ -16,8 +16,8 @@ import numpy as np
 from ismrmrd import xsd
 from numpy.typing import NDArray
 
-from gadgets.image_file import written_aside
-from gadgets.scan_file import without_version
+from gadgets.converters.image_file import written_aside
+from gadgets.mrd.scan_file import without_version
 from pass_recon.types import InputError
 
 # (read, phase) in patient coordinates (left, posterior, superior).

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gadgets import wire
-from gadgets.wire import MessageId
-
-from .server_tools import (
+from gadgets import protocol
+from gadgets.protocol import MessageId
+from tests.gadgets.server.tools import (
     HEADER,
     Client,
     acquisition,
@@ -71,8 +70,8 @@ def children() -> set[int]:
 
 def test_modules_are_started_configured_and_reaped(port: int) -> None:
     """The second takes acquisitions only: the images of the first pass by it, and no acquisition is left for it."""
-    lines = b"".join(wire.encode(line) for line in LINES)
-    answer = talk(port, wire.config_file("count.xml"), wire.header(HEADER), lines, wire.close())
+    lines = b"".join(protocol.encode(line) for line in LINES)
+    answer = talk(port, protocol.config_file("count.xml"), protocol.header(HEADER), lines, protocol.close())
     assert [int(message.item.data.max()) for message in answer] == [3, 6, 9, 12]
     assert not children()
 
@@ -81,14 +80,14 @@ def test_an_exception_in_a_gadget_reaches_the_client_and_so_does_what_came_befor
     answer = talk(port, scan(configuration(execute_node("fail_at_third")), *LINES))
     assert len(of_kind(answer, MessageId.IMAGE)) == 2
     (sentence,) = errors(answer)
-    assert sentence.startswith("[tests.gadgets.child_gadgets] ERROR: ended with exit code 1")
+    assert sentence.startswith("[tests.gadgets.server.children] ERROR: ended with exit code 1")
     assert "out of luck at the third line" in sentence
 
 
 def test_a_gadget_that_is_killed_in_mid_scan(port: int) -> None:
     answer = talk(port, scan(configuration(execute_node("die")), *LINES))
     (sentence,) = errors(answer)
-    assert "[tests.gadgets.child_gadgets] ERROR: went away in mid-scan, killed by SIGKILL: about to die" in sentence
+    assert "[tests.gadgets.server.children] ERROR: went away in mid-scan, killed by SIGKILL: about to die" in sentence
 
 
 def test_modules_and_targets_that_do_not_exist(port: int) -> None:
@@ -96,14 +95,14 @@ def test_modules_and_targets_that_do_not_exist(port: int) -> None:
     sentences = sorted(errors(talk(port, scan(configuration(module + execute_node("nothing")), *LINES))))
     assert sentences[0].startswith("[gadgets.nowhere] ERROR: ended with exit code 1")
     assert "No module named 'gadgets.nowhere'" in sentences[0]
-    assert sentences[1].startswith("[tests.gadgets.child_gadgets] ERROR: ended with exit code 1")
+    assert sentences[1].startswith("[tests.gadgets.server.children] ERROR: ended with exit code 1")
     assert "'nothing'" in sentences[1]
 
 
 def test_a_process_that_ends_before_it_connects(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nonexistent")  # no interpreter starts like this
     (sentence,) = errors(talk(port, scan(configuration(execute_node("count")), *LINES)))
-    assert "[tests.gadgets.child_gadgets] ERROR: ended before it connected, exit code 1" in sentence
+    assert "[tests.gadgets.server.children] ERROR: ended before it connected, exit code 1" in sentence
 
 
 def test_a_process_that_lingers_is_killed_without_a_complaint_to_the_client(port: int) -> None:
@@ -133,11 +132,11 @@ def test_a_lost_client_leaves_no_process_behind(port: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_a_server_in_mid_session(number: int) -> None:
     program = "from gadgets.server.server import serve; serve(port=0, ready=lambda port: print(port, flush=True))"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         with Client(int(server.stdout.readline())) as client:
-            client.send(wire.query("gadgetron::version"))
+            client.send(protocol.query("gadgetron::version"))
             assert client.read().id == MessageId.RESPONSE
             began = time.monotonic()
             server.send_signal(number)

@@ -19,7 +19,7 @@ import torch
 from ismrmrd import xsd
 from torch import Tensor
 
-from gadgets.image_file import written_aside
+from gadgets.converters.image_file import written_aside
 from pass_recon.physics.fourier import fft1c, ifft1c, resize_centre
 from pass_recon.sampling.lines import acquisition_order, acs_count, acs_fraction, acs_mask
 from pass_recon.types import Box

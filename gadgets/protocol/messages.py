@@ -29,7 +29,7 @@ import ismrmrd
 from gadgetron.external import writers
 from gadgetron.types.recon_data import ReconData, write_recon_data
 
-from gadgets.framing import (
+from gadgets.protocol.bytes import (
     CONFIG_FILE_BYTES,
     U16,
     U32,
@@ -42,8 +42,6 @@ from gadgets.framing import (
     read_recon_data,
 )
 from pass_recon.types import InputError
-
-__all__ = ["Channel", "Message", "MessageId", "PeerLost", "ProtocolError", "read_recon_data"]
 
 _READ_AHEAD = 1 << 16
 _STEP = 1 << 20  # memory is taken as bytes arrive, never because a length field asks for it

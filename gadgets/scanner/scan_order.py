@@ -9,8 +9,8 @@ import ismrmrd
 from ismrmrd import constants as flags
 
 from gadgets.mrd import Encoding, Scan, SliceKey, is_for_images
+from gadgets.mrd.scan_file import ScanFile
 from gadgets.properties import Properties
-from gadgets.scan_file import ScanFile
 from pass_recon.types import InputError
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from gadgetron.types.recon_data import ReconBit, ReconBuffer, ReconData, SamplingDescription
 
-from gadgets import wire
-from gadgets.wire import Channel, Message, MessageId, PeerLost, ProtocolError
-
-from .server_tools import acquisition, plan_image
+from gadgets import protocol
+from gadgets.protocol import Channel, Message, MessageId, PeerLost, ProtocolError
+from pass_recon.types import InputError
+from tests.gadgets.server.tools import acquisition, plan_image
 
 RECORDINGS = {
     "client_to_server_acquisitions": {"CONFIG_SCRIPT": 1, "HEADER": 1, "ACQUISITION": 80, "CLOSE": 1},
@@ -88,7 +88,7 @@ def test_decoded_and_encoded_again_nothing_changes(recordings: Path, name: str) 
     messages = [m for m in messages_of((recordings / f"{name}.bin").read_bytes()) if m.id in kinds]
     assert messages
     for message in messages:
-        assert wire.message_of(message.item) == Message(message.id, message.body)
+        assert protocol.message_of(message.item) == Message(message.id, message.body)
 
 
 def test_image_with_meta(recordings: Path) -> None:
@@ -96,7 +96,7 @@ def test_image_with_meta(recordings: Path) -> None:
     assert image.meta["DataRole"] == "SamplingPlan"
     assert image.meta["lines"] == ["1", "5", "9"]
     assert image.data.dtype == np.uint16
-    assert Message(MessageId.IMAGE, wire.encode(image)[2:]).item == image
+    assert Message(MessageId.IMAGE, protocol.encode(image)[2:]).item == image
 
 
 def test_recon_data_with_every_optional_part() -> None:
@@ -108,7 +108,7 @@ def test_recon_data_with_every_optional_part() -> None:
     reference = ReconBuffer(data[:, :1], None, None, headers[:1], SamplingDescription())
     sampling = SamplingDescription(encoded_matrix=(4, 3, 1))
     sent = ReconData([ReconBit(ReconBuffer(data, trajectory, density, headers, sampling), reference)])
-    received = wire.message_of(sent).item[0]
+    received = protocol.message_of(sent).item[0]
     np.testing.assert_array_equal(received.data.data, data)
     np.testing.assert_array_equal(received.data.trajectory, trajectory)
     np.testing.assert_array_equal(received.data.density, density)
@@ -120,14 +120,14 @@ def test_recon_data_with_every_optional_part() -> None:
 
 def test_strings_queries_and_names() -> None:
     stream = [
-        wire.config_file("pass_recon.xml"),
-        wire.config_script("<a/>"),
-        wire.header(b"<h/>"),
-        wire.text("größer"),
-        wire.query("gadgetron::version", 7),
-        wire.response(7, "4.7.2"),
-        wire.error("no ACS"),
-        wire.close(),
+        protocol.config_file("pass_recon.xml"),
+        protocol.config_script("<a/>"),
+        protocol.header(b"<h/>"),
+        protocol.text("größer"),
+        protocol.query("gadgetron::version", 7),
+        protocol.response(7, "4.7.2"),
+        protocol.error("no ACS"),
+        protocol.close(),
     ]
     items = [message.item for message in messages_of(b"".join(stream))]
     assert items == [
@@ -143,12 +143,12 @@ def test_strings_queries_and_names() -> None:
 
 
 def test_error_layout_is_that_of_the_protocol() -> None:
-    assert wire.error("né") == struct.pack("<HQ", 8, 3) + "né".encode()
+    assert protocol.error("né") == struct.pack("<HQ", 8, 3) + "né".encode()
 
 
 def test_a_name_longer_than_its_field_is_refused() -> None:
-    with pytest.raises(wire.InputError, match="1024 bytes"):
-        wire.config_file("x" * 1024)
+    with pytest.raises(InputError, match="1024 bytes"):
+        protocol.config_file("x" * 1024)
 
 
 def _absurd_acquisition() -> bytes:
@@ -197,7 +197,7 @@ def test_image_types_that_a_gadgetron_refuses_are_refused(kind: int) -> None:
 @pytest.mark.parametrize("sent", [0, 1, 2, 100, 341, 400])
 def test_a_peer_that_goes_away_is_noticed_at_once(sent: int) -> None:
     with connected() as (near, far):
-        near.socket.sendall(wire.encode(acquisition())[:sent])
+        near.socket.sendall(protocol.encode(acquisition())[:sent])
         near.close()
         with pytest.raises(PeerLost):
             far.read_message()
@@ -227,7 +227,7 @@ def test_closing_wakes_a_reader() -> None:
 
 
 def test_many_senders_do_not_interleave() -> None:
-    frames = [wire.encode(acquisition(step, coils=4)) for step in range(20)]
+    frames = [protocol.encode(acquisition(step, coils=4)) for step in range(20)]
     with connected() as (near, far):
         senders = [threading.Thread(target=lambda: [near.send(frame) for frame in frames]) for _ in range(4)]
         for sender in senders:
@@ -240,16 +240,16 @@ def test_many_senders_do_not_interleave() -> None:
 
 def test_unknown_items_have_no_message() -> None:
     with pytest.raises(TypeError, match="no message carries a dict"):
-        wire.encode({})
+        protocol.encode({})
 
 
 def test_error_texts_are_recognised() -> None:
-    assert wire.is_error_text("[Connection Main Thread/Stream] ERROR: boom")
-    assert not wire.is_error_text("an ERROR: boom")
+    assert protocol.is_error_text("[Connection Main Thread/Stream] ERROR: boom")
+    assert not protocol.is_error_text("an ERROR: boom")
 
 
 def test_sizes_in_headers_are_those_of_the_body() -> None:
     image, line = plan_image(), acquisition()
-    assert len(wire.message_of(line).body) == ctypes.sizeof(ismrmrd.AcquisitionHeader) + line.data.nbytes
+    assert len(protocol.message_of(line).body) == ctypes.sizeof(ismrmrd.AcquisitionHeader) + line.data.nbytes
     meta = len(image.attribute_string.encode())
-    assert len(wire.message_of(image).body) == ctypes.sizeof(ismrmrd.ImageHeader) + 8 + meta + image.data.nbytes
+    assert len(protocol.message_of(image).body) == ctypes.sizeof(ismrmrd.ImageHeader) + 8 + meta + image.data.nbytes

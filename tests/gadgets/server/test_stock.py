@@ -9,12 +9,11 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from gadgets.protocol import MessageId
 from gadgets.server.stock import AsymmetricEchoAdjustRO, NoiseAdjust, RemoveROOversampling
-from gadgets.wire import MessageId
 from pass_recon.types import InputError
-
-from .server_tools import HEADER, acquisition
-from .test_wire import messages_of
+from tests.gadgets.protocol.test_messages import messages_of
+from tests.gadgets.server.tools import HEADER, acquisition
 
 
 def header(xml: str = HEADER) -> Any:

@@ -13,10 +13,9 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from gadgets import wire
-from gadgets.wire import Channel, MessageId, PeerLost
-
-from .server_tools import (
+from gadgets import protocol
+from gadgets.protocol import Channel, MessageId, PeerLost
+from tests.gadgets.server.tools import (
     Client,
     Replay,
     acquisition,
@@ -85,8 +84,8 @@ def test_images_pass_a_node_that_neither_reads_nor_accepts_them(port: int) -> No
                     channel.send(message.frame)
                     lines += 1
                     if lines == 200:
-                        channel.send(wire.encode(image))
-            channel.send(wire.close())
+                        channel.send(protocol.encode(image))
+            channel.send(protocol.close())
 
     busy = echo_first_image_late(release)
     with listening_gadget(planner) as first, listening_gadget(busy) as second, Client(port) as client:
@@ -96,7 +95,7 @@ def test_images_pass_a_node_that_neither_reads_nor_accepts_them(port: int) -> No
         assert not release.is_set()
         assert arrived.item == image
         release.set()
-        client.send(wire.close())
+        client.send(protocol.close())
         client.read_to_close()
     assert len(of_kind(busy.received, MessageId.ACQUISITION)) == 200
 
@@ -119,16 +118,16 @@ def test_an_error_from_a_gadget_closes_its_input_but_not_its_output(port: int) -
         while (message := channel.read_message()).id != MessageId.CLOSE:
             received.append(message.id)
             if received.count(MessageId.ACQUISITION) == 1 and message.id == MessageId.ACQUISITION:
-                channel.send(wire.error("the model is missing"))
-        channel.send(wire.encode(plan_image()))
-        channel.send(wire.close())
+                channel.send(protocol.error("the model is missing"))
+        channel.send(protocol.encode(plan_image()))
+        channel.send(protocol.close())
 
     with listening_gadget(gadget) as listening, Client(port) as client:
         client.send(scan(configuration(connect_node(listening)), acquisition(), close=False))
         text = client.read()
         assert text.item == f"[localhost:{listening}] ERROR: the model is missing"
         assert client.read().id == MessageId.IMAGE  # though the client has not said CLOSE: the gadget was told to end
-        client.send(*(wire.encode(acquisition(step)) for step in range(1, 10)), wire.close())
+        client.send(*(protocol.encode(acquisition(step)) for step in range(1, 10)), protocol.close())
         assert errors(client.read_to_close()) == [text.item]
     assert received.count(MessageId.ACQUISITION) == 1
 
@@ -136,7 +135,7 @@ def test_an_error_from_a_gadget_closes_its_input_but_not_its_output(port: int) -
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        (wire.text("hello"), "sent a TEXT message"),
+        (protocol.text("hello"), "sent a TEXT message"),
         (struct.pack("<H", 999), "unknown message id 999"),
         (b"\xf0\x03\x01", "went away in mid-scan"),
     ],

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from gadgets.image_file import read_images
+from gadgets.converters.image_file import read_images
+from gadgets.mrd.scan_file import ScanFile
 from gadgets.resident import serve_resident
-from gadgets.scan_file import ScanFile
-from gadgets.scanner import ScanSettings, scan
+from gadgets.scanner.client import ScanSettings, scan
 from gadgets.server.server import serve
 from pass_recon.pipeline import Pipeline
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range

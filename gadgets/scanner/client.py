@@ -15,12 +15,12 @@ from pathlib import Path
 
 import ismrmrd
 
-from gadgets import wire
-from gadgets.image_file import ImageFile, default_group
+from gadgets import protocol
+from gadgets.converters.image_file import ImageFile, default_group
 from gadgets.mrd import SliceKey
-from gadgets.receiver import Arrival, Plan, Receiver
-from gadgets.scan_file import ScanFile
-from gadgets.scan_order import ScanOrder, SliceLines, mark, scan_order
+from gadgets.mrd.scan_file import ScanFile
+from gadgets.scanner.receiver import Arrival, Plan, Receiver
+from gadgets.scanner.scan_order import ScanOrder, SliceLines, mark, scan_order
 from pass_recon.sampling.budget import line_budget
 from pass_recon.types import InputError
 
@@ -177,16 +177,16 @@ def scan(
     complete = False
     try:
         channel.send(_configuration(settings))
-        channel.send(wire.header(source.header_xml))
+        channel.send(protocol.header(source.header_xml))
         sender = _Sender(channel, receiver, settings, report, progress)
         if order is None:
             sender.everything(source)
         else:
             sender.closed_loop(source, order, budget)
-        channel.send(wire.close())
+        channel.send(protocol.close())
         complete = True
         receiver.wait()
-    except wire.PeerLost:
+    except protocol.PeerLost:
         # What the server said before it went is in the socket still, and says why.
         receiver.wait(timeout=2.0)
     finally:
@@ -202,9 +202,9 @@ def scan(
     return report
 
 
-def _connect(settings: ScanSettings) -> wire.Channel:
+def _connect(settings: ScanSettings) -> protocol.Channel:
     try:
-        return wire.Channel.connect(settings.address, settings.port)
+        return protocol.Channel.connect(settings.address, settings.port)
     except OSError as error:
         where = f"{settings.address}:{settings.port}"
         raise ConnectionError(f"no server answers at {where} ({error.strerror or error})") from error
@@ -212,8 +212,8 @@ def _connect(settings: ScanSettings) -> wire.Channel:
 
 def _configuration(settings: ScanSettings) -> bytes:
     if settings.config_script is not None:
-        return wire.config_script(settings.config_script)
-    return wire.config_file(settings.config)
+        return protocol.config_script(settings.config_script)
+    return protocol.config_file(settings.config)
 
 
 def _same_but_for_repetition(one: SliceKey, other: SliceKey) -> bool:
@@ -235,7 +235,7 @@ class _Sender:
 
     def __init__(
         self,
-        channel: wire.Channel,
+        channel: protocol.Channel,
         receiver: Receiver,
         settings: ScanSettings,
         report: ScanReport,
@@ -252,13 +252,13 @@ class _Sender:
             if isinstance(message, ismrmrd.Acquisition):
                 self._line(message)
             else:
-                self._channel.send(wire.encode(message))
+                self._channel.send(protocol.encode(message))
 
     def closed_loop(self, source: ScanFile, order: ScanOrder, budget: int) -> None:
         """The ACS of the next slice goes out before the plan of this one is awaited: waiting costs no scan time."""
         self._total = len(order.preparation) + budget * len(order.slices)
         for waveform in source.waveforms():
-            self._channel.send(wire.encode(waveform))
+            self._channel.send(protocol.encode(waveform))
         for number in order.preparation:
             self._line(source.acquisition(number))
         begun: tuple[SliceLines, SliceRecord] | None = None
@@ -312,8 +312,8 @@ class _Sender:
     def _line(self, acquisition: ismrmrd.Acquisition) -> float:
         """Send when it is due; returns when that was."""
         if self._receiver.ended:
-            raise wire.PeerLost("it ended the conversation")
-        frame = wire.encode(acquisition)
+            raise protocol.PeerLost("it ended the conversation")
+        frame = protocol.encode(acquisition)
         start = max(self._due, time.perf_counter())
         time.sleep(max(0.0, start - time.perf_counter()))
         self._due = start + self._settings.repetition_time

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import ismrmrd
 
-from gadgets import wire
-from gadgets.image_file import ImageFile
+from gadgets import protocol
+from gadgets.converters.image_file import ImageFile
 from gadgets.mrd import is_plan
 from pass_recon.types import InputError, PassError
 
@@ -92,7 +92,7 @@ class Receiver:
         What came when.
     """
 
-    def __init__(self, channel: wire.Channel, output: ImageFile) -> None:
+    def __init__(self, channel: protocol.Channel, output: ImageFile) -> None:
         self.errors: list[str] = []
         self.lost = ""
         self.arrivals: list[Arrival] = []
@@ -125,9 +125,9 @@ class Receiver:
 
     def _run(self) -> None:
         try:
-            while (message := self._channel.read_message()).id != wire.MessageId.CLOSE:
+            while (message := self._channel.read_message()).id != protocol.MessageId.CLOSE:
                 self._take(message)
-        except (wire.PeerLost, PassError, OSError) as error:
+        except (protocol.PeerLost, PassError, OSError) as error:
             self.lost = str(error)
             self._channel.close()  # or a sender could wait for ever for a server that waits for us to read
         finally:
@@ -135,17 +135,17 @@ class Receiver:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _take(self, message: wire.Message) -> None:
+    def _take(self, message: protocol.Message) -> None:
         now = self.elapsed()
-        if message.id == wire.MessageId.IMAGE:
+        if message.id == protocol.MessageId.IMAGE:
             self._image(message.item, now)
-        elif message.id == wire.MessageId.ERROR or (
-            message.id == wire.MessageId.TEXT and wire.is_error_text(message.item)
+        elif message.id == protocol.MessageId.ERROR or (
+            message.id == protocol.MessageId.TEXT and protocol.is_error_text(message.item)
         ):
             # The embedded server says everything twice: at once as Text, like a real one, and at the end as Error.
             if message.item not in self.errors:
                 self.errors.append(message.item)
-        elif message.id == wire.MessageId.TEXT:
+        elif message.id == protocol.MessageId.TEXT:
             _log.info("%s", message.item)
 
     def _image(self, image: ismrmrd.Image, now: float) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import ismrmrd
 import numpy as np
 
-from gadgets import wire
+from gadgets import protocol
 
 
 def plan_image(index: int, pe: int, lines: list[int], **meta: str) -> ismrmrd.Image:
@@ -48,11 +48,11 @@ class FakeServer:
         *,
         acs: int = 0,
         delay: float = 0.0,
-        misbehave: Callable[[wire.Channel, int], None] = lambda channel, count: None,
+        misbehave: Callable[[protocol.Channel, int], None] = lambda channel, count: None,
     ) -> None:
         self.acquisitions: list[ismrmrd.Acquisition] = []
         self.waveforms: list[ismrmrd.Waveform] = []
-        self.config: wire.Message | None = None
+        self.config: protocol.Message | None = None
         self.header = b""
         self.events: list[tuple[str, int]] = []
         self._planner, self._acs, self._delay, self._misbehave = planner, acs, delay, misbehave
@@ -71,21 +71,21 @@ class FakeServer:
 
     def _serve(self) -> None:
         connected, _ = self._listener.accept()
-        channel = wire.Channel(connected)
+        channel = protocol.Channel(connected)
         try:
             self.config = channel.read_message()
             self.header = channel.read_message().item
             self._pe = ismrmrd.xsd.CreateFromDocument(self.header).encoding[0].encodedSpace.matrixSize.y
-            while (message := channel.read_message()).id != wire.MessageId.CLOSE:
+            while (message := channel.read_message()).id != protocol.MessageId.CLOSE:
                 self._take(channel, message)
-            channel.send(wire.close())
-        except (wire.PeerLost, ConnectionAbortedError):
+            channel.send(protocol.close())
+        except (protocol.PeerLost, ConnectionAbortedError):
             pass
         finally:
             channel.close()
 
-    def _take(self, channel: wire.Channel, message: wire.Message) -> None:
-        if message.id == wire.MessageId.WAVEFORM:
+    def _take(self, channel: protocol.Channel, message: protocol.Message) -> None:
+        if message.id == protocol.MessageId.WAVEFORM:
             self.waveforms.append(message.item)
             return
         acquisition = message.item
@@ -97,11 +97,11 @@ class FakeServer:
             if self.events.count(("acs", index)) == self._acs and (lines := self._planner(index, pe)) is not None:
                 time.sleep(self._delay)
                 self.events.append(("plan", index))
-                channel.send(wire.encode(plan_image(index, pe, lines)))
+                channel.send(protocol.encode(plan_image(index, pe, lines)))
         elif not acquisition.isFlagSet(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
             self.events.append(("line", index))
         if acquisition.isFlagSet(ismrmrd.ACQ_LAST_IN_SLICE):
             self.events.append(("image", index))
             pixels = np.full((8, 6), index, dtype=np.uint16)
-            channel.send(wire.encode(ismrmrd.Image.from_array(pixels, slice=index, image_series_index=1)))
+            channel.send(protocol.encode(ismrmrd.Image.from_array(pixels, slice=index, image_series_index=1)))
         self._misbehave(channel, len(self.acquisitions))
