@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pass_recon_cli.properties import add_property_options, properties_of
 from pass_recon_cli.simulate import add_patient_options, simulated_patient
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "demo", help="scan and reconstruct a simulated patient, all in one", description=DESCRIPTION, epilog=EXAMPLE
     )
     add_patient_options(parser)
-    parser.add_argument("--acceleration", default="4", metavar="R", help="default: %(default)s")
-    parser.add_argument("--bundle", default="auto", help="name or path, auto or classical; default: %(default)s")
+    add_property_options(parser, "acceleration", "bundle")
     parser.add_argument(
         "--config",
         default=RESIDENT,
@@ -43,10 +43,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 only if every slice came back without an error."""
-    from gadgets.properties import Properties
     from pass_recon_cli.demo_results import compare, table, write_figure
 
-    Properties.from_text({"acceleration": args.acceleration, "bundle": args.bundle})  # complain before any work
+    properties_of(args)  # complain before any work
     args.output.mkdir(parents=True, exist_ok=True)
     patient, images, picture = (args.output / name for name in ("patient.h5", "images.h5", "demo.png"))
     report = _simulate_and_scan(args, patient, images)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pass_recon_cli.properties import add_property_options, properties_of
+
 if TYPE_CHECKING:
     from gadgets.scanner.client import ScanReport, ScanSettings
 
@@ -32,7 +34,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("-C", "--config-local", metavar="FILE", help="configuration to send instead")
     parser.add_argument("--closed-loop", action="store_true", help="wait for the plan of each slice and follow it")
-    parser.add_argument("--acceleration", type=float, default=4.0, metavar="R", help="of a closed loop; default: 4")
+    add_property_options(parser, "acceleration")
     parser.add_argument(
         "--plan-timeout",
         type=float,
@@ -76,7 +78,7 @@ def scan_settings(args: argparse.Namespace) -> ScanSettings:
         config_script=Path(args.config_local).read_bytes() if args.config_local else None,
         group=args.out_group or default_group(),
         closed_loop=args.closed_loop,
-        acceleration=args.acceleration,
+        acceleration=properties_of(args).acceleration,
         plan_timeout=args.plan_timeout,
         repetition_time=args.tr / 1000,
     )

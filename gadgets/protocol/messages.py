@@ -215,6 +215,11 @@ def is_error_text(content: str) -> bool:
     return content.startswith("[") and "] ERROR: " in content
 
 
+def is_warning_text(content: str) -> bool:
+    """Whether a Text is a warning of the embedded server."""
+    return content.startswith("[") and "] WARNING: " in content
+
+
 def query(content: str, correlation: int = 0) -> bytes:
     """QUERY: a reserved zero, a correlation id for the answer, the question."""
     encoded = content.encode()

@@ -195,7 +195,7 @@ def scan(
         report.seconds = receiver.elapsed()
         output.keep()
         report.images, report.arrivals = output.images, receiver.arrivals
-        report.errors = receiver.errors
+        report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
     if receiver.lost or not (complete or receiver.errors):
         reason = receiver.lost or "it ended the conversation"
         report.errors.append(f"the server went away after {report.sent} acquisitions had been sent: {reason}")

@@ -84,7 +84,7 @@ class Receiver:
 
     Attributes
     ----------
-    errors
+    errors, warnings
         What the server reported.
     lost
         How the connection ended if not with CLOSE; empty otherwise.
@@ -94,6 +94,7 @@ class Receiver:
 
     def __init__(self, channel: protocol.Channel, output: ImageFile) -> None:
         self.errors: list[str] = []
+        self.warnings: list[str] = []
         self.lost = ""
         self.arrivals: list[Arrival] = []
         self._channel, self._output = channel, output
@@ -145,6 +146,8 @@ class Receiver:
             # The embedded server says everything twice: at once as Text, like a real one, and at the end as Error.
             if message.item not in self.errors:
                 self.errors.append(message.item)
+        elif message.id == protocol.MessageId.TEXT and protocol.is_warning_text(message.item):
+            self.warnings.append(message.item)
         elif message.id == protocol.MessageId.TEXT:
             _log.info("%s", message.item)
 

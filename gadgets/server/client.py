@@ -59,6 +59,11 @@ class Client:
             self.errors[content] = None
             self._queue.put(protocol.text(content))
 
+    def warn(self, location: str, message: str) -> None:
+        """Tell the client of something odd that stops nothing, as Text."""
+        log.warning("[%s] %s", location, message)
+        self._queue.put(protocol.text(f"[{location}] WARNING: {message}"))
+
     def end(self) -> None:
         """No more results."""
         self._queue.put(None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gadgets.properties import name_value_pairs, table
 from gadgets.protocol.bytes import TEXT_LIMIT, MessageId
 from pass_recon.types import InputError
 
@@ -128,6 +129,25 @@ def parse(document: bytes) -> Configuration:
     return Configuration(_ids(readers, "Reader"), _ids(writers, "Writer"), tuple(nodes))
 
 
+def differing_properties(configuration: Configuration) -> Iterator[str]:
+    """A sentence for each property in which the stages of our chain differ, for they are meant to be given the same."""
+    stages = {
+        node.action.module: _properties(node.configuration)
+        for node in configuration.nodes
+        if isinstance(node, External) and isinstance(node.action, Execute) and node.action.module.startswith("gadgets.")
+    }
+    for name, row in table().items():
+        values = {stage: given.get(name, row.default) for stage, given in stages.items()}
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{value} for {stage}" for stage, value in values.items())
+            yield f"the nodes of the chain differ in the property {name!r}: {told}"
+
+
+def _properties(document: bytes) -> dict[str, str]:
+    root = parse_xml(document, "the configuration of a node") if document != _document(None) else Element("none")
+    return dict(name_value_pairs(root.iter("property")))
+
+
 def _elements(parent: Element) -> Iterable[Element]:
     return (child for child in parent if isinstance(child.tag, str))  # without comments
 
@@ -156,17 +176,7 @@ def _gadget(element: Element) -> Gadget:
     classname = (element.findtext("classname") or "").strip()
     if not classname:
         raise InputError("a <gadget> without <classname>")
-    return Gadget(classname, dict(_property(child) for child in element.findall("property")))
-
-
-def _property(element: Element) -> tuple[str, str]:
-    """Name and value, as attributes (version 2) or as children (both versions)."""
-    name, value = (
-        element.get(part) if part in element.attrib else element.findtext(part) for part in ("name", "value")
-    )
-    if name is None or value is None:
-        raise InputError("a <property> needs a name and a value")
-    return name.strip(), value.strip()
+    return Gadget(classname, dict(name_value_pairs(element.findall("property"))))
 
 
 def _legacy_node(element: Element) -> Gadget | External:

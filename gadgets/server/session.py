@@ -17,7 +17,7 @@ from gadgets.protocol import Channel, Message, PeerLost, ProtocolError
 from gadgets.protocol.bytes import MessageId, name_of
 from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
-from gadgets.server.configuration import Configuration, find, parse, parse_xml
+from gadgets.server.configuration import Configuration, differing_properties, find, parse, parse_xml
 from gadgets.server.queries import answer
 from gadgets.server.settings import Settings
 from pass_recon.types import InputError
@@ -83,6 +83,8 @@ class Session:
             return
         self._client.writers = configuration.writers
         refuse_missing(configuration)
+        for difference in differing_properties(configuration):
+            self._client.warn("server", difference)
         header_xml = self._read_header()
         if header_xml is None:
             return

@@ -8,7 +8,7 @@ import pytest
 
 from gadgets.protocol import MessageId
 from gadgets.server.chain import refuse_missing
-from gadgets.server.configuration import Connect, Execute, External, Gadget, find, parse
+from gadgets.server.configuration import Connect, Execute, External, Gadget, differing_properties, find, parse
 from pass_recon.types import InputError
 from tests.gadgets.server.tools import configuration, connect_node, stock_node
 
@@ -104,7 +104,7 @@ def test_older_configurations_with_a_namespace_and_a_python_gadget() -> None:
         (configuration('<external><execute name="a b" type="python"/></external>'), "not the name of a Python module"),
         (configuration('<external><connect port="99999"/></external>'), "is not a port"),
         (configuration('<external><connect port="²"/></external>'), "is not a port"),
-        (configuration(stock_node("X")[:-9] + "<property/></gadget>"), "needs a name and a value"),
+        (configuration(stock_node("X")[:-9] + "<property/></gadget>"), "lacks its name or its value"),
         (
             configuration("", writers="<writer><dll>d</dll><classname>FooWriter</classname></writer>"),
             "unknown writer 'FooWriter'.*ImageWriter",
@@ -179,3 +179,19 @@ def test_absolute_paths_are_refused_even_inside(folders: list[Path]) -> None:
 def test_an_unknown_name_lists_the_known_ones(folders: list[Path]) -> None:
     with pytest.raises(InputError, match=r"no configuration 'pass\.xml'.*both\.xml.*two\.xml"):
         find("pass.xml", folders)
+
+
+def stage(name: str, given: str = "") -> str:
+    """A stage of our chain with properties."""
+    return f'<external><execute name="gadgets.{name}" target="{name}" type="python"/>{given}</external>'
+
+
+def test_stages_that_differ_in_a_property_are_named() -> None:
+    at_8 = '<configuration><property name="acceleration" value="8"/></configuration>'
+    document = configuration(stage("acs_buffer", at_8) + stage("mask_feedback"))
+    assert list(differing_properties(parse(document.encode()))) == [
+        "the nodes of the chain differ in the property 'acceleration': 8 for gadgets.acs_buffer, "
+        "4 for gadgets.mask_feedback"
+    ]
+    alike = configuration(stage("acs_buffer", at_8) + stage("mask_feedback", at_8))
+    assert not list(differing_properties(parse(alike.encode())))

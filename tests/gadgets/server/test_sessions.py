@@ -186,6 +186,16 @@ def test_text_is_logged_unless_a_reader_wants_it(port: int, caplog: pytest.LogCa
     assert [message.item for message in heard.received if message.id == MessageId.TEXT] == ["wie geht es"]
 
 
+def test_a_chain_whose_stages_differ_in_a_property_warns_the_client(port: int) -> None:
+    execute = '<external><execute name="gadgets.{0}" target="{0}" type="python"/>{1}</external>'
+    at_8 = '<configuration><property name="acceleration" value="8"/></configuration>'
+    chain = execute.format("acs_buffer", at_8) + execute.format("anomaly_overlay", "")
+    texts = [message.item for message in talk(port, scan(configuration(chain))) if message.id == MessageId.TEXT]
+    assert len(texts) == 1
+    assert protocol.is_warning_text(texts[0])
+    assert "differ in the property 'acceleration': 8 for gadgets.acs_buffer, 4 for gadgets.anomaly_overlay" in texts[0]
+
+
 def test_what_has_no_writer_is_dropped_silently(port: int) -> None:
     only_images = "<writer><dll>gadgetron_core_writers</dll><classname>ImageWriter</classname></writer>"
     assert not talk(port, scan(configuration(stock_node("NoiseAdjustGadget"), writers=only_images), acquisition()))
