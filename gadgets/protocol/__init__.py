@@ -1,8 +1,13 @@
-"""A conversation with Gadgetron: ``bytes`` where messages end, ``messages`` what they say, ``connection`` guarded."""
+"""The conversation with a Gadgetron.
 
-from gadgets.protocol.bytes import PeerLost, ProtocolError, read_recon_data
+``messages``: the one table of all messages. ``channel``: messages over a socket. ``connection``: a gadget's guarded end
+of it. ``bytes`` and ``recon_data``: reading what peers send.
+"""
+
+from gadgets.protocol.bytes import PeerLost, ProtocolError
+from gadgets.protocol.channel import Channel
 from gadgets.protocol.messages import (
-    Channel,
+    DATA_MESSAGES,
     Message,
     MessageId,
     close,
@@ -14,12 +19,14 @@ from gadgets.protocol.messages import (
     is_error_text,
     is_warning_text,
     message_of,
+    name_of,
     query,
     response,
     text,
 )
 
 __all__ = [
+    "DATA_MESSAGES",
     "Channel",
     "Message",
     "MessageId",
@@ -34,8 +41,8 @@ __all__ = [
     "is_error_text",
     "is_warning_text",
     "message_of",
+    "name_of",
     "query",
-    "read_recon_data",
     "response",
     "text",
 ]

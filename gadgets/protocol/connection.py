@@ -33,13 +33,11 @@ from gadgetron.types.recon_data import ReconData
 from gadgets import protocol
 from gadgets.mrd import Scan
 from gadgets.properties import Properties
-from gadgets.protocol import MessageId
-from gadgets.protocol.bytes import name_of
+from gadgets.protocol import MessageId, name_of
 from pass_recon.types import PassError
 
 _log = logging.getLogger(__name__)
 
-_DATA = (MessageId.ACQUISITION, MessageId.IMAGE, MessageId.RECON_DATA, MessageId.WAVEFORM)
 # The server refuses int16, int32, uint8 and bool; int64 would be written under a wrong id and corrupt the stream.
 _IMAGE_TYPES = tuple(np.dtype(kind) for kind in ("uint16", "uint32", "float32", "complex64"))
 _ABANDON_AFTER_S = 3.0
@@ -193,7 +191,7 @@ class GadgetConnection:
     def _drain(self) -> None:
         try:
             while (message := self._channel.read_message()).id != MessageId.CLOSE:
-                if message.id in _DATA:
+                if message.id in protocol.DATA_MESSAGES:
                     self._deliver(message)
                 else:
                     _log.info("%s from the server: %s", name_of(message.id), message.item)

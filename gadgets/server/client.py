@@ -8,8 +8,8 @@ import threading
 from collections import Counter
 
 from gadgets import protocol
-from gadgets.protocol import Channel, Message, PeerLost
-from gadgets.protocol.bytes import U16, MessageId, name_of
+from gadgets.protocol import DATA_MESSAGES, Channel, Message, PeerLost, name_of
+from gadgets.protocol.bytes import U16
 
 log = logging.getLogger(__name__)
 
@@ -86,5 +86,5 @@ class Client:
         except PeerLost:
             self.lost.set()
             return
-        if (identifier := U16.unpack_from(frame)[0]) >= MessageId.ACQUISITION:
+        if (identifier := U16.unpack_from(frame)[0]) in DATA_MESSAGES:
             self.sent[name_of(identifier)] += 1

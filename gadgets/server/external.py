@@ -10,8 +10,7 @@ import threading
 import time
 
 from gadgets import protocol
-from gadgets.protocol import Channel, Message, PeerLost, ProtocolError
-from gadgets.protocol.bytes import MessageId, name_of
+from gadgets.protocol import Channel, Message, MessageId, PeerLost, ProtocolError, name_of
 from gadgets.server.configuration import Connect, Execute, External
 from gadgets.server.nodes import Report, Sink
 from gadgets.server.process import Process

@@ -13,8 +13,7 @@ from typing import Any
 
 import ismrmrd.xsd
 
-from gadgets.protocol import Channel, Message, PeerLost, ProtocolError
-from gadgets.protocol.bytes import MessageId, name_of
+from gadgets.protocol import DATA_MESSAGES, Channel, Message, MessageId, PeerLost, ProtocolError, name_of
 from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
 from gadgets.server.configuration import Configuration, differing_properties, find, parse, parse_xml
@@ -138,7 +137,7 @@ class Session:
                 chain.put(message)
             elif message.id == MessageId.TEXT:
                 log.info("text from %s: %s", self._peer, message.item)
-            elif message.id < MessageId.ACQUISITION:
+            elif message.id not in DATA_MESSAGES:
                 raise ProtocolError(f"received a second or misplaced {name_of(message.id)}")
             else:
                 raise ProtocolError(f"the configuration has no reader for {name_of(message.id)} messages")

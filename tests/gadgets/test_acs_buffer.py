@@ -277,7 +277,8 @@ def test_3d_line_ends_the_scan(k):
 def test_slices_of_a_foreign_message(recordings):
     """What the stock BucketToBuffer sent, recorded."""
     from gadgets.protocol import Message
-    from gadgets.protocol.bytes import U16, read_body
+    from gadgets.protocol.bytes import U16
+    from gadgets.protocol.messages import read_body
 
     data, place = (recordings / "server_to_gadget_recondata.bin").read_bytes(), 0
 

@@ -17,8 +17,9 @@ from ismrmrd import Image
 from gadgets import mrd, protocol
 from gadgets.acs_buffer import buffer_lines
 from gadgets.protocol import Channel, MessageId
-from gadgets.protocol.bytes import U16, read_body
+from gadgets.protocol.bytes import U16
 from gadgets.protocol.connection import Failure, GadgetConnection, converse
+from gadgets.protocol.messages import read_body
 from tests.gadgets.acquisitions import header, kspace, lines_of, scan
 
 CONFIG = '<configuration><property name="acceleration" value="4"/></configuration>'
