@@ -16,12 +16,10 @@ import numpy as np
 from ismrmrd import xsd
 from numpy.typing import NDArray
 
-from gadgets.converters.image_file import written_aside
 from gadgets.mrd.scan_file import without_version
+from pass_recon.anatomies import anatomy_named
+from pass_recon.common.files import written_aside
 from pass_recon.types import InputError
-
-# (read, phase) in patient coordinates (left, posterior, superior).
-DIRECTIONS = {"brain": ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0)), "knee": ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0))}
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def _slice_acquisitions(
 ) -> Iterator[ismrmrd.Acquisition]:
     slices, _, _, phase = scan.shape
     limit = header.encoding[0].encodingLimits.kspace_encoding_step_1
-    read, along = (np.array(direction) for direction in DIRECTIONS[scan.anatomy])
+    read, along = (np.array(direction) for direction in anatomy_named(scan.anatomy).fastmri_directions)
     normal = np.cross(read, along)
     thickness = header.encoding[0].reconSpace.fieldOfView_mm.z
     position = normal * (index - (slices - 1) / 2) * thickness

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 import h5py
 import ismrmrd
 
+from pass_recon.common.files import written_aside
 from pass_recon.types import InputError
-
-
-@contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to, renamed to ``path`` if all goes well and removed if not.
-
-    The file lies in the folder of ``path``, for only there is the renaming atomic.
-    """
-    path = Path(path)
-    aside = _new_file_beside(path)
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def default_group() -> str:
     """The name under which images are stored unless the user gives one: the local time, as the stock client does."""
     return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+class _Discarded(Exception):
+    """Nothing is to be kept of the file."""
 
 
 class ImageFile:
@@ -75,7 +63,9 @@ class ImageFile:
             raise InputError(f"the folder of the output file does not exist: {self.path.parent}")
         if self.path.exists() and not h5py.is_hdf5(self.path):
             raise InputError(f"the output file exists and is not HDF5, so nothing can be added to it: {self.path}")
-        self._aside = _new_file_beside(self.path)
+        self._writing = written_aside(self.path)
+        self._aside = self._writing.__enter__()
+        self._aside.touch()  # a folder that cannot be written to is told before the scan, not after it
 
     def append(self, image: ismrmrd.Image) -> None:
         """Store one image.
@@ -100,8 +90,9 @@ class ImageFile:
         with self._lock:
             if self._file is not None:
                 self._file.close()
-            if self.images:
-                self._aside.replace(self.path)
+                self._file = None
+            if self.images and not self.kept:
+                self._writing.__exit__(None, None, None)
                 self.kept = True
         self.discard()
         return self.kept
@@ -112,7 +103,8 @@ class ImageFile:
             if self._file is not None:
                 self._file.close()
                 self._file = None
-            self._aside.unlink(missing_ok=True)
+            if not self.kept:
+                self._writing.__exit__(_Discarded, _Discarded(), None)
 
     def _open(self) -> ismrmrd.Dataset:
         if self.path.exists():
@@ -133,12 +125,6 @@ class ImageFile:
         if (*first["matrix_size"], first["channels"]) == shape and first["data_type"] == image.data_type:
             return name
         return f"{name}_{'x'.join(map(str, shape))}"
-
-
-def _new_file_beside(path: Path) -> Path:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    aside.touch(exist_ok=False)
-    return aside
 
 
 def read_images(path: str | Path, group: str, series: int) -> list[ismrmrd.Image]:

@@ -19,21 +19,16 @@ import torch
 from ismrmrd import xsd
 from torch import Tensor
 
-from gadgets.converters.image_file import written_aside
+from pass_recon.anatomies import CONTRASTS, anatomy_named
+from pass_recon.common.files import written_aside
+from pass_recon.common.hdf5 import open_hdf5
 from pass_recon.physics.fourier import fft1c, ifft1c, resize_centre
 from pass_recon.sampling.lines import acquisition_order, acs_count, acs_fraction, acs_mask
-from pass_recon.types import Box
+from pass_recon.types import Box, InputError
 
 OVERSAMPLING = 2
 SAMPLE_TIME_US = 5.0
-REPETITION_TIME_MS = {"t1": 600.0, "flair": 9000.0, "pd": 2500.0}
-ECHO_TIME_MS = {"t1": 10.0, "flair": 90.0, "pd": 30.0}
 TICK_MS = 2.5  # of acquisition_time_stamp, as MRD counts it
-# Read, phase, and where slice numbers grow, in patient coordinates (left, posterior, superior).
-DIRECTIONS = {
-    "brain": ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),  # axial, upwards
-    "knee": ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)),  # coronal, towards the front
-}
 
 
 class Patient(Protocol):
@@ -133,8 +128,10 @@ def write_patient(
 
 
 def read_truth(path: str | Path) -> Truth:
-    """Read the ground truth from a file that `write_patient` wrote."""
-    with h5py.File(path, "r") as file:
+    """Read the ground truth from a file that `write_patient` wrote; raises InputError for any other."""
+    with open_hdf5(path, "a simulated patient") as file:
+        if "truth" not in file:
+            raise InputError(f"{path} holds no ground truth")
         group = file["truth"]
         boxes = tuple(tuple(Box(**box) for box in json.loads(row)) for row in group["boxes"].asstr())
         return Truth(group["image"][()], group["coil_maps"][()], group["lesion_mask"][()], boxes)
@@ -179,9 +176,9 @@ def patient_header(patient: Patient) -> xsd.ismrmrdHeader:
         ],
         # Of other contrasts, which only prepared cases have, the times are unknown.
         sequenceParameters=xsd.sequenceParametersType(
-            TR=[REPETITION_TIME_MS[patient.contrast]], TE=[ECHO_TIME_MS[patient.contrast]]
+            TR=[CONTRASTS[patient.contrast].repetition_time_ms], TE=[CONTRASTS[patient.contrast].echo_time_ms]
         )
-        if patient.contrast in REPETITION_TIME_MS
+        if patient.contrast in CONTRASTS
         else None,
     )
 
@@ -195,7 +192,7 @@ def acquisitions(patient: Patient) -> Iterator[ismrmrd.Acquisition]:
     order = acquisition_order(torch.ones_like(acs), acs)
     interleaved = [*range(0, slices, 2), *range(1, slices, 2)]
     kspace = oversample_readout(patient.kspace, patient.noise_scan, seed=patient.seed).numpy()
-    ticks = REPETITION_TIME_MS.get(patient.contrast, REPETITION_TIME_MS["pd"]) / slices / TICK_MS
+    ticks = CONTRASTS.get(patient.contrast, CONTRASTS["pd"]).repetition_time_ms / slices / TICK_MS
     counter = 1
     for line in order:
         for index in interleaved:
@@ -250,7 +247,7 @@ def _noise_acquisition(patient: Patient) -> ismrmrd.Acquisition:
 
 def _fill_header(acquisition: ismrmrd.Acquisition, patient: Patient, slice_index: int) -> None:
     slices = len(patient.kspace)
-    read, phase, step = (np.array(direction) for direction in DIRECTIONS[patient.anatomy])
+    read, phase, step = (np.array(direction) for direction in anatomy_named(patient.anatomy).patient_directions)
     acquisition.idx.slice = slice_index
     acquisition.center_sample = acquisition.number_of_samples // 2
     acquisition.sample_time_us = SAMPLE_TIME_US

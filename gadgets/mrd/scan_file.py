@@ -13,6 +13,7 @@ import ismrmrd
 from ismrmrd import xsd
 from ismrmrd.file import Acquisitions, Waveforms
 
+from pass_recon.common.hdf5 import open_hdf5
 from pass_recon.types import InputError
 
 BLOCK = 64  # acquisitions read at a time: few enough to start at once, enough for HDF5 to be fast
@@ -46,7 +47,7 @@ class ScanFile:
 
     def __init__(self, path: str | Path, group: str = "dataset") -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = open_hdf5(self.path, "an MRD file")
         try:
             scan = self._group(group.strip("/"))
             self._acquisitions = Acquisitions(scan["data"])
@@ -139,13 +140,3 @@ class ScanFile:
 def without_version(xml: bytes) -> bytes:
     """The MRD header without its ``<version>``, for a Gadgetron throws, and hangs, if its own is another."""
     return re.sub(rb"\s*<((?:\w+:)?)version>[^<]*</\1version>", b"", xml, count=1)
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        state = "truncated or damaged" if h5py.is_hdf5(path) else "not an MRD file, for it is not HDF5"
-        raise InputError(f"{path} is {state} ({error})") from error

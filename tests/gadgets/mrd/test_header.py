@@ -53,12 +53,6 @@ def test_noise_bandwidth_has_the_default_of_gadgetron():
     assert scan(bandwidth=0.5).noise_bandwidth == 0.5
 
 
-def test_protocol_name():
-    name = "<measurementInformation><patientPosition>HFS</patientPosition><protocolName>t2_flair</protocolName>"
-    assert scan(extra=name + "</measurementInformation>").protocol_name == "t2_flair"
-    assert scan().protocol_name == ""
-
-
 STEP_2 = "<kspace_encoding_step_2><minimum>0</minimum><maximum>7</maximum><center>4</center></kspace_encoding_step_2>"
 
 
