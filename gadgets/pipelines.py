@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _loaded: dict[tuple[str | None, str, float, bool], Pipeline] = {}
 _loading = threading.Lock()
 
 
-def pipeline_for(scan: Scan) -> Pipeline:
+def pipeline_for(scan: ScanContext) -> Pipeline:
     """The pipeline for a scan; the first call for a bundle and a device takes seconds, later ones nothing.
 
     Raises

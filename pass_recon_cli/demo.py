@@ -90,7 +90,7 @@ def _simulate_and_scan(args: argparse.Namespace, patient: Path, images: Path) ->
 
 def _scan(args: argparse.Namespace, patient: Path, images: Path, port: int) -> ScanReport:
     from gadgets.mrd.scan_file import ScanFile
-    from gadgets.scanner.client import ScanSettings, scan
+    from gadgets.scanner.client import ScanSettings
     from pass_recon_cli.scan import scan_with_progress
 
     settings = ScanSettings(
@@ -103,7 +103,7 @@ def _scan(args: argparse.Namespace, patient: Path, images: Path, port: int) -> S
         repetition_time=args.tr / 1000,
     )
     with ScanFile(patient) as source:
-        return scan_with_progress(scan, source, images, settings, quiet=False)
+        return scan_with_progress(source, images, settings, quiet=False)
 
 
 def _title(args: argparse.Namespace) -> str:

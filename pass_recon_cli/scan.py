@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--plan-timeout",
         type=float,
         metavar="SECONDS",
-        help="wait so long for a plan, then take the population plan; default: 5, but 60 for the first plan",
+        help="wait so long for a plan, then take lines of variable density; default: 5, but 60 for the first plan",
     )
     parser.add_argument("--tr", type=float, default=0.0, metavar="MS", help="milliseconds between lines; default: none")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
@@ -49,11 +49,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Scan; 0 only if images came and no error did."""
     from gadgets.mrd.scan_file import ScanFile
-    from gadgets.scanner.client import scan
 
     settings = scan_settings(args)
     with ScanFile(args.filename, args.in_group) as source:
-        report = scan_with_progress(scan, source, args.outfile, settings, quiet=args.quiet)
+        report = scan_with_progress(source, args.outfile, settings, quiet=args.quiet)
     for warning in report.warnings:
         sys.stderr.write(f"pass-recon scan: warning: {warning}\n")
     for error in report.errors:
@@ -84,9 +83,11 @@ def scan_settings(args: argparse.Namespace) -> ScanSettings:
     )
 
 
-def scan_with_progress(scan: Any, source: Any, outfile: Any, settings: Any, *, quiet: bool) -> ScanReport:
+def scan_with_progress(source: Any, outfile: Any, settings: Any, *, quiet: bool) -> ScanReport:
     """Scan with a bar on stderr where that is a terminal."""
     from tqdm import tqdm
+
+    from gadgets.scanner.client import run_scan
 
     with tqdm(unit="line", desc="scan", file=sys.stderr, disable=True if quiet else None) as bar:
 
@@ -94,8 +95,7 @@ def scan_with_progress(scan: Any, source: Any, outfile: Any, settings: Any, *, q
             bar.total = total
             bar.update(sent - bar.n)
 
-        report: ScanReport = scan(source, outfile, settings, progress=progress)
-    return report
+        return run_scan(source, outfile, settings, progress=progress)
 
 
 def summary(report: ScanReport, outfile: str, group: str) -> str:

@@ -23,7 +23,7 @@ from pass_recon.types import InputError
 
 
 @dataclass(frozen=True)
-class FastMriScan:
+class FastMriKspace:
     """What a fastMRI file holds.
 
     Attributes
@@ -44,7 +44,7 @@ class FastMriScan:
     slices: Iterable[NDArray[np.complex64]]
 
 
-def write_fastmri(path: str | Path, scan: FastMriScan) -> int:
+def write_fastmri(path: str | Path, scan: FastMriKspace) -> int:
     """Write the MRD file, one slice in memory at a time; it appears under its name only when it is complete.
 
     Columns that the scanner did not measure, which fastMRI fills with zeros, are no acquisitions.
@@ -75,7 +75,7 @@ def write_fastmri(path: str | Path, scan: FastMriScan) -> int:
         return len(acquisitions)
 
 
-def fastmri_header(scan: FastMriScan) -> xsd.ismrmrdHeader:
+def fastmri_header(scan: FastMriKspace) -> xsd.ismrmrdHeader:
     """The scanner's header without a version, with matrix, field of view and limits as the k-space has them.
 
     A k-space of another matrix than the header's is sampled at the same distance, so that its field of view stands.
@@ -122,7 +122,7 @@ def _line_limit(limit: xsd.limitType | None, phase: int) -> xsd.limitType:
 
 
 def _slice_acquisitions(
-    scan: FastMriScan, header: xsd.ismrmrdHeader, index: int, kspace: NDArray[np.complex64]
+    scan: FastMriKspace, header: xsd.ismrmrdHeader, index: int, kspace: NDArray[np.complex64]
 ) -> Iterator[ismrmrd.Acquisition]:
     slices, _, _, phase = scan.shape
     limit = header.encoding[0].encodingLimits.kspace_encoding_step_1

@@ -65,7 +65,6 @@ class ImageFile:
             raise InputError(f"the output file exists and is not HDF5, so nothing can be added to it: {self.path}")
         self._writing = written_aside(self.path)
         self._aside = self._writing.__enter__()
-        self._aside.touch()  # a folder that cannot be written to is told before the scan, not after it
 
     def append(self, image: ismrmrd.Image) -> None:
         """Store one image.

@@ -94,7 +94,7 @@ class Encoding:
         return round((below + above) / (2 * max(below, above)), 3)
 
 
-class Scan:
+class ScanContext:
     """A scan's header and the user's properties: all that a stage must know besides the data.
 
     ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``; empty where the header does not tell.

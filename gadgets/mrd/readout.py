@@ -13,7 +13,7 @@ from ismrmrd import constants as flags
 from ismrmrd.acquisition import Acquisition
 from numpy.typing import NDArray
 
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.header import Encoding, ScanContext
 from gadgets.mrd.noise import NoiseScans
 from pass_recon.types import InputError
 
@@ -52,12 +52,12 @@ class Readouts:
 
     Attributes
     ----------
-    complaints
+    noise_failures
         Why the noise scans could not be used; whoever reads them takes them away.
     """
 
-    def __init__(self, scan: Scan) -> None:
-        self.complaints: list[str] = []
+    def __init__(self, scan: ScanContext) -> None:
+        self.noise_failures: list[str] = []
         self._scan = scan
         self._noise = NoiseScans(scan.noise_bandwidth)
         self._coils: int | None = None
@@ -93,7 +93,7 @@ class Readouts:
             return self._noise.whiten(line, dwell_us)
         except InputError as error:
             # Better an image with correlated noise than none.
-            self.complaints.append(f"the noise scan cannot be used, nothing is whitened: {error}")
+            self.noise_failures.append(f"the noise scan cannot be used, nothing is whitened: {error}")
             self._noise.clear()
             return line
 

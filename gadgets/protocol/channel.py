@@ -86,4 +86,5 @@ class Channel:
         """Close the socket under whoever still reads or sends; CLOSE, if wanted, is sent before."""
         with contextlib.suppress(OSError):  # the peer may have been faster
             self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
+        with self._sending:  # a number that is free again may be another connection's: no sender may still hold it
+            self.socket.close()

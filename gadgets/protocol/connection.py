@@ -31,7 +31,7 @@ from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import protocol
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 from gadgets.protocol import MessageId, name_of
 from pass_recon.types import PassError
@@ -182,9 +182,9 @@ class GadgetConnection:
 
     def _linger(self) -> None:
         """Take bytes that nobody understands for a while: hanging up on them would destroy what we have sent."""
-        self._channel.socket.settimeout(_LINGER_S)
         until = time.monotonic() + _LINGER_S
         with contextlib.suppress(OSError):
+            self._channel.socket.settimeout(_LINGER_S)
             while time.monotonic() < until and self._channel.socket.recv(1 << 16):
                 pass
 
@@ -213,7 +213,7 @@ class GadgetConnection:
 
 
 def run_gadget(
-    connection: Connection, prepare: Callable[[Scan], Stage], *, forward: Callable[[Any], bool] | None = None
+    connection: Connection, prepare: Callable[[ScanContext], Stage], *, forward: Callable[[Any], bool] | None = None
 ) -> NoReturn:
     """Run a stage in a process of its own, as ``python -m gadgetron PORT module target`` starts it.
 
@@ -253,7 +253,10 @@ def share_cores() -> None:
 
 
 def converse(
-    connection: GadgetConnection, prepare: Callable[[Scan], Stage], *, forward: Callable[[Any], bool] | None = None
+    connection: GadgetConnection,
+    prepare: Callable[[ScanContext], Stage],
+    *,
+    forward: Callable[[Any], bool] | None = None,
 ) -> bool:
     """Hold one conversation to its end; False if the scan failed and the client was told so.
 
@@ -302,10 +305,10 @@ def check_types(item: Any) -> None:
 
 
 def _prepared(
-    connection: GadgetConnection, prepare: Callable[[Scan], Stage], properties: Properties
+    connection: GadgetConnection, prepare: Callable[[ScanContext], Stage], properties: Properties
 ) -> tuple[Stage | None, PassError | None]:
     try:
-        return prepare(Scan(connection.header, properties)), None
+        return prepare(ScanContext(connection.header, properties)), None
     except PassError as error:
         return None, error
 

@@ -52,11 +52,7 @@ def _read_recon_buffer(source: Source) -> ReconBuffer:
 
 
 def read_recon_data(source: Any) -> ReconData:
-    """ReconData from anything with an exact ``read(count)``, as a gadget's connection has.
-
-    In the place of the reader of `gadgetron`, which warns on Python 3.11 and overflows on absurd shapes:
-    ``connection.add_reader(1023, read_recon_data)``.
-    """
+    """ReconData from a `Source`, or from anything with an exact ``read(count)``; raises ProtocolError."""
     source = source if isinstance(source, Source) else Source(source.read, DATA_LIMIT, "RECON_DATA")
     bits = source.count(U64)
     return ReconData(

@@ -19,7 +19,7 @@ from gadgets import protocol
 from gadgets.converters.image_file import ImageFile, default_group
 from gadgets.mrd import SliceKey
 from gadgets.mrd.scan_file import ScanFile
-from gadgets.scanner.receiver import Arrival, Plan, Receiver
+from gadgets.scanner.receiver import Arrival, PlannedLines, Receiver
 from gadgets.scanner.scan_order import ScanOrder, SliceLines, mark, scan_order
 from pass_recon.sampling.budget import line_budget
 from pass_recon.types import InputError
@@ -48,7 +48,7 @@ class ScanSettings:
     acceleration
         R of a closed loop.
     plan_timeout
-        Seconds to wait for a plan before the population plan is taken; by default `PLAN_TIMEOUT`, and
+        Seconds to wait for a plan before lines of variable density are taken; by default `PLAN_TIMEOUT`, and
         `FIRST_PLAN_TIMEOUT` for the first plan.
     repetition_time
         Seconds between lines; 0 sends as fast as the server takes them.
@@ -66,7 +66,7 @@ class ScanSettings:
 
 
 @dataclass
-class SliceRecord:
+class SliceReport:
     """What happened to one slice of a closed-loop scan; times in seconds since the scan began.
 
     Attributes
@@ -82,7 +82,7 @@ class SliceRecord:
     asked
         When the last ACS line was sent.
     answered
-        When the plan arrived; None if the population plan had to be taken.
+        When the plan arrived; None if none came in time.
     first_planned, last_planned
         When the first line after the ACS was about to be sent, and when the last one had been sent.
     missing
@@ -91,7 +91,7 @@ class SliceRecord:
 
     key: SliceKey
     acs: range
-    plan: Plan | None = None
+    plan: PlannedLines | None = None
     lines: list[int] = field(default_factory=list)
     asked: float = 0.0
     answered: float | None = None
@@ -131,12 +131,12 @@ class ScanReport:
     images: int = 0
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    slices: list[SliceRecord] = field(default_factory=list)
+    slices: list[SliceReport] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def scan(
+def run_scan(
     source: ScanFile, outfile: str | Path, settings: ScanSettings, *, progress: Progress | None = None
 ) -> ScanReport:
     """Send a scan to a server and store the images that come back.
@@ -221,13 +221,13 @@ def _same_but_for_repetition(one: SliceKey, other: SliceKey) -> bool:
     return one == other._replace(repetition=one.repetition)
 
 
-def population_plan(order: ScanOrder, acceleration: float) -> Plan:
+def variable_density_plan(order: ScanOrder, acceleration: float) -> PlannedLines:
     """The plan that a scanner falls back on by itself: the ACS and lines that thin out towards high frequencies."""
     from pass_recon.sampling.lines import acquisition_order, acs_mask, reachable_lines, variable_density_lines
 
     acs = acs_mask(order.pe, len(order.acs))
     lines = variable_density_lines(order.pe, acceleration, acs, reachable_lines(order.pe, *order.reachable))
-    return Plan(acquisition_order(lines, acs), order.pe, "population", "no plan came in time")
+    return PlannedLines(acquisition_order(lines, acs), order.pe, "variable density", "no plan came in time")
 
 
 class _Sender:
@@ -261,15 +261,15 @@ class _Sender:
             self._channel.send(protocol.encode(waveform))
         for number in order.preparation:
             self._line(source.acquisition(number))
-        begun: tuple[SliceLines, SliceRecord] | None = None
+        begun: tuple[SliceLines, SliceReport] | None = None
         for current, following in zip(order.slices, [*order.slices[1:], None], strict=True):
             lines, record = begun or self._begin(source, order, current)
             ahead = following is not None and not _same_but_for_repetition(current.key, following.key)
             begun = self._begin(source, order, following) if following and ahead else None
             self._finish(source, order, lines, record, end=following is None)
 
-    def _begin(self, source: ScanFile, order: ScanOrder, lines: SliceLines) -> tuple[SliceLines, SliceRecord]:
-        record = SliceRecord(lines.key, order.acs)
+    def _begin(self, source: ScanFile, order: ScanOrder, lines: SliceLines) -> tuple[SliceLines, SliceReport]:
+        record = SliceReport(lines.key, order.acs)
         self._report.slices.append(record)
         for i, number in enumerate(lines.acquisitions(order.acs)):
             acquisition = source.acquisition(number)
@@ -278,7 +278,7 @@ class _Sender:
         record.lines.extend(order.acs)
         return lines, record
 
-    def _finish(self, source: ScanFile, order: ScanOrder, lines: SliceLines, record: SliceRecord, *, end: bool) -> None:
+    def _finish(self, source: ScanFile, order: ScanOrder, lines: SliceLines, record: SliceReport, *, end: bool) -> None:
         record.plan = plan = self._plan(order, record)
         wanted = [line for line in plan.order if line not in order.acs]
         numbers = lines.acquisitions(wanted)
@@ -292,13 +292,13 @@ class _Sender:
         record.lines.extend(line for line in wanted if line in lines.numbers)
         record.last_planned = self._receiver.elapsed()
 
-    def _plan(self, order: ScanOrder, record: SliceRecord) -> Plan:
+    def _plan(self, order: ScanOrder, record: SliceReport) -> PlannedLines:
         patience = FIRST_PLAN_TIMEOUT if record is self._report.slices[0] else PLAN_TIMEOUT
         if self._settings.plan_timeout is not None:
             patience = self._settings.plan_timeout
         received = self._receiver.wait_for_plan(record.key[1:], patience)
         if received is None:
-            return population_plan(order, self._settings.acceleration)
+            return variable_density_plan(order, self._settings.acceleration)
         plan, record.answered = received
         if plan.pe != order.pe:
             raise InputError(f"the server's plan is for {plan.pe} lines, the scan has {order.pe}")

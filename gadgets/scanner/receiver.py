@@ -20,7 +20,7 @@ ImageKey = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedLines:
     """The lines to send for one slice.
 
     Attributes
@@ -30,7 +30,7 @@ class Plan:
     pe
         Number of lines of that grid.
     source
-        ``"personal"`` or ``"population"``.
+        ``"personal"`` or ``"population"`` as the server says; ``"variable density"`` where the scanner had to choose.
     fallback
         Why it is not the plan that was asked for; empty if nothing failed.
     """
@@ -50,7 +50,7 @@ class Arrival:
     seconds: float
 
 
-def read_plan(image: ismrmrd.Image) -> Plan | None:
+def read_plan(image: ismrmrd.Image) -> PlannedLines | None:
     """The plan that an image carries; None if it carries none.
 
     Raises
@@ -69,7 +69,7 @@ def read_plan(image: ismrmrd.Image) -> Plan | None:
     if sorted(lines) != mask.nonzero()[0].tolist():
         raise InputError(f"the plan for slice {image.slice} contradicts itself: its lines are not those of its mask")
     source, fallback = image.meta.get("PASS_source", ""), image.meta.get("PASS_fallback", "")
-    return Plan(lines, len(mask), str(source), str(fallback))
+    return PlannedLines(lines, len(mask), str(source), str(fallback))
 
 
 class Receiver:
@@ -99,7 +99,7 @@ class Receiver:
         self.arrivals: list[Arrival] = []
         self._channel, self._output = channel, output
         self._began = time.perf_counter()
-        self._plans: dict[ImageKey, tuple[Plan, float]] = {}
+        self._plans: dict[ImageKey, tuple[PlannedLines, float]] = {}
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -114,7 +114,7 @@ class Receiver:
         """Seconds since the scan began."""
         return time.perf_counter() - self._began
 
-    def wait_for_plan(self, key: ImageKey, timeout: float) -> tuple[Plan, float] | None:
+    def wait_for_plan(self, key: ImageKey, timeout: float) -> tuple[PlannedLines, float] | None:
         """The plan of a slice and when it came; None if it does not come in time, or never will."""
         with self._changed:
             self._changed.wait_for(lambda: key in self._plans or self._ended, timeout)

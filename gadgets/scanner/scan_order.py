@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import ismrmrd
 from ismrmrd import constants as flags
 
-from gadgets.mrd import Encoding, Scan, SliceKey, is_for_images
+from gadgets.mrd import Encoding, ScanContext, SliceKey, is_for_images
 from gadgets.mrd.scan_file import ScanFile
 from gadgets.properties import Properties
 from pass_recon.types import InputError
@@ -88,7 +88,7 @@ def scan_order(file: ScanFile, acceleration: float) -> ScanOrder:
     InputError
         If the scan is not one that a closed loop can run, or the acceleration is below 1.
     """
-    scan = Scan(file.header_xml, Properties.from_text({"acceleration": str(acceleration)}))
+    scan = ScanContext(file.header_xml, Properties.from_text({"acceleration": str(acceleration)}))
     preparation: list[int] = []
     slices: dict[SliceKey, SliceLines] = {}
     for number, head in enumerate(file.heads):

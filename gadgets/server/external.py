@@ -14,7 +14,7 @@ from gadgets.protocol import Channel, Message, MessageId, PeerLost, ProtocolErro
 from gadgets.server.configuration import Connect, Execute, External
 from gadgets.server.nodes import Report, Sink
 from gadgets.server.process import Process
-from gadgets.server.settings import Settings
+from gadgets.server.settings import ServerSettings
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,9 @@ class ExternalNode:
     reader thread takes what it returns, so that a process that computes and does not read delays nobody but itself.
     """
 
-    def __init__(self, config: External, header: bytes, downstream: Sink, report: Report, settings: Settings) -> None:
+    def __init__(
+        self, config: External, header: bytes, downstream: Sink, report: Report, settings: ServerSettings
+    ) -> None:
         self._config, self._header, self._settings = config, header, settings
         self._downstream, self._report_at = downstream, report
         action = config.action
@@ -143,10 +145,10 @@ class ExternalNode:
     def _verdict(self, error: Exception | None, ended: bool) -> str:
         process = self._process if ended else None
         if isinstance(error, PeerLost):
-            return f"went away in mid-scan, {process.obituary() if process else error}"
+            return f"went away in mid-scan, {process.ending() if process else error}"
         if error is not None:
             return str(error)
-        return f"ended with {process.obituary()}" if process and process.failed and not self._told else ""
+        return f"ended with {process.ending()}" if process and process.failed and not self._told else ""
 
     def _open(self, action: Execute | Connect) -> Channel:
         return self._execute(action) if isinstance(action, Execute) else self._connect(action)
@@ -160,7 +162,7 @@ class ExternalNode:
                 with contextlib.suppress(TimeoutError):
                     return Channel(listening.accept()[0])
                 if process.exited:
-                    raise GadgetLost(f"ended before it connected, {process.obituary()}")
+                    raise GadgetLost(f"ended before it connected, {process.ending()}")
         raise GadgetLost(f"did not connect within {self._settings.start_seconds:g} s")
 
     def _connect(self, connect: Connect) -> Channel:

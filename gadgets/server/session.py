@@ -18,7 +18,7 @@ from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
 from gadgets.server.configuration import Configuration, differing_properties, find, parse, parse_xml
 from gadgets.server.queries import answer
-from gadgets.server.settings import Settings
+from gadgets.server.settings import ServerSettings
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Session:
         Of the server.
     """
 
-    def __init__(self, channel: Channel, peer: str, settings: Settings) -> None:
+    def __init__(self, channel: Channel, peer: str, settings: ServerSettings) -> None:
         self._channel, self._peer, self._settings = channel, peer, settings
         self._client = Client(channel, errors_as_text_only=settings.stock_client)
         self._chain: Chain | None = None

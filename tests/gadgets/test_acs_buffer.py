@@ -291,6 +291,6 @@ def test_slices_of_a_foreign_message(recordings):
     while place < len(data):
         identifier = U16.unpack(read(2))[0]
         messages.append(Message(identifier, read_body(identifier, read)))
-    the_scan = mrd.Scan(messages[1].item, scan().properties)
+    the_scan = mrd.ScanContext(messages[1].item, scan().properties)
     (whole,) = mrd.slices_of(messages[2].item, the_scan)
     assert (whole.kspace.shape, whole.is_acs, whole.line_mask.all()) == ((4, 64, 64), False, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.pipelines import chosen_bundle
 from gadgets.properties import Properties
 
@@ -24,7 +24,7 @@ def examination(protocol: str, body_part: str = "") -> str:
     study = (
         f"<studyInformation><bodyPartExamined>{body_part}</bodyPartExamined></studyInformation>" if body_part else ""
     )
-    return Scan(HEADER.format(protocol=protocol, study=study, space=SPACE), Properties()).examination
+    return ScanContext(HEADER.format(protocol=protocol, study=study, space=SPACE), Properties()).examination
 
 
 @pytest.mark.parametrize(

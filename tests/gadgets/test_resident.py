@@ -44,7 +44,7 @@ def running() -> Iterator[int]:
     assert ready.wait(60)
     yield ports[0]
     stop.set()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive(), "the resident process did not stop"
 
 
@@ -147,7 +147,7 @@ def test_failed_network_is_told_at_the_end_and_images_come(port, monkeypatch):
 
 
 def test_exception_in_the_reconstruction_thread_reaches_the_client(port, monkeypatch):
-    monkeypatch.setattr("gadgets.resident.overlay", lambda images, scan: (1 / 0 for _ in images))
+    monkeypatch.setattr("gadgets.resident.overlay", lambda images: (1 / 0 for _ in images))
     with session(port) as channel:
         send(channel, lines_of(kspace()))
         channel.send(protocol.close())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ismrmrd
 import pytest
 
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 from pass_recon.types import InputError
 from tests.gadgets.acquisitions import header, scan
@@ -75,7 +75,7 @@ def test_what_is_not_2d_cartesian_is_refused_with_what_was_found(changes, found)
 @pytest.mark.parametrize("text", [b"", b"garbage", b"<a/>", "<ismrmrdHeader xmlns='http://www.ismrm.org/ISMRMRD'/>"])
 def test_what_is_no_header_is_refused(text):
     with pytest.raises(InputError, match="header"):
-        Scan(text, Properties())
+        ScanContext(text, Properties())
 
 
 def test_encoding_space_that_the_header_lacks():
@@ -85,7 +85,7 @@ def test_encoding_space_that_the_header_lacks():
 
 def test_recorded_header(recordings):
     dataset = ismrmrd.Dataset(recordings / "small_acc2_acs16.h5", "dataset", create_if_needed=False)
-    encoding = Scan(dataset.read_xml_header(), Properties()).first_encoding
+    encoding = ScanContext(dataset.read_xml_header(), Properties()).first_encoding
     dataset.close()
     assert (encoding.sampled_readout, encoding.oversampling, encoding.ro, encoding.pe) == (128, 2.0, 64, 64)
     assert encoding.separate_calibration is False

@@ -169,8 +169,8 @@ def test_useless_noise_scan_is_told_and_the_line_survives(truth, coils):
     silent = np.zeros((coils, 64)) if coils == COILS else next(noise_scans(coils=coils)).data
     readouts.add_noise(acquisition(silent, 0, flags.ACQ_IS_NOISE_MEASUREMENT))
     np.testing.assert_array_equal(readouts.line(acquisition(truth, STEP)), truth)
-    assert len(readouts.complaints) == 1
-    assert "nothing is whitened" in readouts.complaints[0]
+    assert len(readouts.noise_failures) == 1
+    assert "nothing is whitened" in readouts.noise_failures[0]
 
 
 @pytest.mark.parametrize(

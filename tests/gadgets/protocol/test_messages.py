@@ -222,7 +222,7 @@ def test_closing_wakes_a_reader() -> None:
         reader = threading.Thread(target=read)
         reader.start()
         near.close()
-        assert lost.wait(5)
+        assert lost.wait(30)
         reader.join()
 
 

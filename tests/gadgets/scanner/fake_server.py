@@ -65,7 +65,7 @@ class FakeServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=30)
         self._listener.close()
         assert not self._thread.is_alive()
 

@@ -12,7 +12,7 @@ import pytest
 from gadgets.converters.image_file import read_images
 from gadgets.mrd.scan_file import ScanFile
 from gadgets.resident import serve_resident
-from gadgets.scanner.client import ScanSettings, scan
+from gadgets.scanner.client import ScanSettings, run_scan
 from gadgets.server.server import serve
 from pass_recon.pipeline import Pipeline
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range
@@ -58,7 +58,7 @@ def patient(tmp_path_factory):
 
 def run(server, patient, out, config=RESIDENT, **settings):
     with ScanFile(patient) as source:
-        return scan(source, out, ScanSettings("127.0.0.1", server, config, group="run", **settings))
+        return run_scan(source, out, ScanSettings("127.0.0.1", server, config, group="run", **settings))
 
 
 def planned_by_server(out):

@@ -159,7 +159,7 @@ def test_no_listener_is_an_error_after_a_bounded_time(port: int) -> None:
     began = time.monotonic()
     (sentence,) = errors(talk(port, scan(configuration(connect_node(free)), acquisition())))
     assert f"[localhost:{free}] ERROR: no gadget listens there" in sentence
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_listener_that_comes_late_is_found() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from gadgets import protocol
 from gadgets.protocol import Channel, Message, MessageId
 from gadgets.server.server import serve
-from gadgets.server.settings import Settings
+from gadgets.server.settings import ServerSettings
 
 READERS = (
     "<readers><reader><dll>gadgetron_core_readers</dll><classname>AcquisitionReader</classname></reader></readers>"
@@ -68,7 +68,7 @@ def stock_node(name: str) -> str:
 def running_server(
     *folders: Path, host: str = "127.0.0.1", allow_client_configs: bool = True, **settings: float
 ) -> Iterator[int]:
-    """The port of a server, which has to stop within three seconds at the end."""
+    """The port of a server, which has to stop at the end."""
     ports: list[int] = []
     ready, stop = threading.Event(), threading.Event()
 
@@ -80,17 +80,17 @@ def running_server(
             allow_client_configs=allow_client_configs,
             ready=lambda port: (ports.append(port), ready.set()),
             stop=stop,
-            settings=Settings(**settings),  # type: ignore[arg-type]
+            settings=ServerSettings(**settings),  # type: ignore[arg-type]
         )
 
     thread = threading.Thread(target=run, name="server")
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     try:
         yield ports[0]
     finally:
         stop.set()
-        thread.join(3)
+        thread.join(30)
         assert not thread.is_alive(), "the server did not stop"
 
 
@@ -126,7 +126,12 @@ class Client:
 def talk(port: int, *frames: bytes) -> list[Message]:
     """Send everything and collect the answer, reading meanwhile."""
     with Client(port) as client:
-        sender = threading.Thread(target=client.send, args=frames)
+
+        def send() -> None:
+            with contextlib.suppress(OSError):  # a server that has hung up has said why
+                client.send(*frames)
+
+        sender = threading.Thread(target=send)
         sender.start()
         answer = client.read_to_close()
         sender.join()
@@ -187,12 +192,20 @@ def listening_gadget(handle: Callable[[Channel], None], port: int = 0) -> Iterat
     listening = _bind(port)
     channels: list[Channel] = []
     threads: list[threading.Thread] = []
+    over = threading.Event()
+
+    def serve_one(channel: Channel) -> None:
+        try:
+            handle(channel)
+        except protocol.PeerLost:
+            if not over.is_set():  # afterwards it is we who have hung up
+                raise
 
     def accept() -> None:
         with contextlib.suppress(OSError):  # closed below
             while True:
                 channels.append(channel := Channel(listening.accept()[0]))
-                threads.append(thread := threading.Thread(target=handle, args=(channel,)))
+                threads.append(thread := threading.Thread(target=serve_one, args=(channel,)))
                 thread.start()
 
     acceptor = threading.Thread(target=accept)
@@ -203,10 +216,11 @@ def listening_gadget(handle: Callable[[Channel], None], port: int = 0) -> Iterat
         listening.shutdown(socket.SHUT_RDWR)
         listening.close()
         acceptor.join()
+        over.set()
         for channel in channels:
             channel.close()
         for thread in threads:
-            thread.join(5)
+            thread.join(30)
 
 
 class Replay:
