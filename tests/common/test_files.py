@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pass_recon.common.files import write_json, written_aside
+from pass_recon.common.files import readable_json, write_json, written_aside
 
 
 def test_a_file_takes_its_name_when_it_is_complete(tmp_path):
@@ -35,3 +35,11 @@ def test_json_is_for_everybody_to_read(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "new" / "values.json", float("nan"))
     assert json.loads((tmp_path / "new" / "values.json").read_text(encoding="utf-8")) == {"σ": 0.5}
+
+
+def test_what_fits_stands_on_one_line():
+    values = {"short": [1, 2, {"a": None}], "long": {"first": "x" * 30, "second": [0.5] * 12}, "empty": {}}
+    text = readable_json(values, width=50)
+    assert json.loads(text) == values
+    assert '  "short": [1, 2, {"a": null}],\n' in text
+    assert max(len(line) for line in text.splitlines()) <= 50
