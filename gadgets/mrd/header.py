@@ -15,7 +15,7 @@ import ismrmrd.xsd
 
 from gadgets.mrd.noise import noise_bandwidth
 from gadgets.properties import Properties
-from pass_recon.anatomies import recognise
+from pass_recon.anatomies import Recognition, recognise
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range
 from pass_recon.types import InputError
 
@@ -97,7 +97,9 @@ class Encoding:
 class ScanContext:
     """A scan's header and the user's properties: all that a stage must know besides the data.
 
-    ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``; empty where the header does not tell.
+    ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``, empty where the header does not tell;
+    ``examination_reason`` says why. ``protocol`` is the protocol's name, empty where there is none, and ``slices`` how
+    many there are to be.
 
     Parameters
     ----------
@@ -119,7 +121,10 @@ class ScanContext:
             raise InputError("the header describes no encoding")
         self._encodings: list[Any] = parsed.encoding
         self.noise_bandwidth = noise_bandwidth(parsed)
-        self.examination = _recognised(parsed)
+        self.examination, self.examination_reason = _recognised(parsed)
+        self.protocol = getattr(parsed.measurementInformation, "protocolName", None) or ""
+        slices = parsed.encoding[0].encodingLimits.slice
+        self.slices = 1 if slices is None else slices.maximum - slices.minimum + 1
         self.first_encoding = self.encoding(0)
 
     def encoding(self, space: int) -> Encoding:
@@ -145,7 +150,7 @@ class ScanContext:
         return {}
 
 
-def _recognised(parsed: Any) -> str:
+def _recognised(parsed: Any) -> Recognition:
     measurement, study = parsed.measurementInformation, parsed.studyInformation
     names = [
         getattr(part, name, None) or ""
@@ -158,7 +163,7 @@ def _recognised(parsed: Any) -> str:
     ]
     found = recognise(getattr(study, "bodyPartExamined", None) or "", names)
     _log.info("the header tells of %s: %s", found.examination or "no known examination", found.reason)
-    return found.examination
+    return found
 
 
 def _parse(header: bytes | str) -> Any:
