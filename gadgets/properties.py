@@ -116,7 +116,8 @@ class Properties:
         default="auto",
         metadata=_described(
             _switch_or("auto"),
-            "send each plan as an image of series 1000; auto: not to FIRE clients, which would make a series of them",
+            "send each plan as an image of series 1000; auto: not to the host of a FIRE scanner, which would make a "
+            "series of them (it sends parameters in JSON, or names no configuration as NAME.xml)",
         ),
     )
 

@@ -106,7 +106,9 @@ class Session:
         parameters = self._parameters(first)
         configuration, name = self._configuration(asked, parameters or {})
         self._warn_of_another(asked, parameters or {}, name)
-        configuration = self._with_parameters(configuration, parameters or {})
+        # Whoever names a configuration as a Gadgetron's client does, and sends no parameters, knows what a plan is.
+        plans = not self._client.fire or (parameters is None and name.endswith(".xml") and name == asked.item)
+        configuration = self._with_parameters(configuration, parameters or {}, plan_images=plans)
         self._client.writers = configuration.writers
         refuse_missing(configuration)
         for difference in differing_properties(configuration):
@@ -169,7 +171,9 @@ class Session:
         self._client.fire |= parameters is not None
         return parameters
 
-    def _with_parameters(self, configuration: Configuration, parameters: Mapping[str, str]) -> Configuration:
+    def _with_parameters(
+        self, configuration: Configuration, parameters: Mapping[str, str], *, plan_images: bool
+    ) -> Configuration:
         properties, unknown = known_and_unknown(parameters)
         if unknown:
             known = ", ".join(table())
@@ -178,9 +182,9 @@ class Session:
             self._client.warn("server", f"no stage of {self._config_name} takes parameters: {', '.join(properties)}")
         told = ", ".join(f"{name}={value}" for name, value in properties.items()) or "no parameters"
         self._client.inform(f"configuration {self._config_name}, {told}")
-        if not self._client.fire:
+        if plan_images and not properties:
             return configuration
-        return for_scan(configuration, properties, plan_images=False)
+        return for_scan(configuration, properties, plan_images=plan_images)
 
     def _read_header(self) -> bytes | None:
         while True:
@@ -209,6 +213,9 @@ class Session:
     def _finish(self) -> None:
         if self._chain is not None:
             self._chain.end()
+        if self._client.fire and self._understood and not self._closed_by_client:
+            # A FIRE client takes CLOSE for the end, stops in the middle of its scan, and calls that a failure to send.
+            self._drain_messages(self._settings.idle_seconds)
         draining = threading.Thread(target=self._drain, name="drain", daemon=True)
         if not self._closed_by_client:
             draining.start()
@@ -238,27 +245,30 @@ class Session:
 
         Closing a socket on a client that still sends breaks its pipe, and it may lose the message that tells it why.
         """
-        with contextlib.suppress(PeerLost, OSError, ValueError):
-            if self._understood:
-                self._drain_messages()
-            else:
-                self._drain_bytes()
+        if self._understood:
+            self._drain_messages(self._settings.refused_seconds)
+        if not self._understood:
+            self._drain_bytes()
 
-    def _drain_messages(self) -> None:
-        self._channel.give_up_after(reading=self._settings.refused_seconds)
-        with contextlib.suppress(ProtocolError):
+    def _drain_messages(self, patience: float) -> None:
+        try:
+            self._channel.give_up_after(reading=patience)
             while self._channel.read_message().id != MessageId.CLOSE:
                 pass
-            return
-        self._drain_bytes()
+            self._closed_by_client = True
+        except ProtocolError:
+            self._understood = False
+        except (PeerLost, OSError):
+            pass
 
     def _drain_bytes(self) -> None:
         quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < self._settings.idle_seconds or not self._client.done.is_set():
-            if self._channel.readable(_POLL_SECONDS):
-                if not self._channel.take():
-                    return
-                quiet_since = time.monotonic()
+        with contextlib.suppress(PeerLost, OSError, ValueError):
+            while time.monotonic() - quiet_since < self._settings.idle_seconds or not self._client.done.is_set():
+                if self._channel.readable(_POLL_SECONDS):
+                    if not self._channel.take():
+                        return
+                    quiet_since = time.monotonic()
 
     def _log_end(self, seconds: float) -> None:
         log.info(
