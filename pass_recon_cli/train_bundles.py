@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Make them; the names go to standard output."""
-    from training.make_bundles import make_bundles
+    from training.bundles import make_bundles
 
     for folder in make_bundles(args.runs, args.output, results=args.results):
         size = sum(path.stat().st_size for path in folder.iterdir())

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.stages import Stage
+    from training.recipe import Stage
 
 EXAMPLES = """examples:
   pass-recon train {name} --config training/recipes/shipped.yaml --data dataset -o runs{folder}
   pass-recon train {name} --config training/recipes/shipped.yaml --data brain knee -o runs{folder} --device cuda{change}
   tensorboard --logdir runs
 """
-# Stages of `training.stages` that differ from these in their settings alone run as part of a recipe.
+# Stages of `training.recipe` that differ from these in their settings alone run as part of a recipe.
 HELP = {
     "backbone": "a small CLIP of our own, for want of published weights: images against captions",
     "netad": "the anomaly detectors: adapters on a frozen CLIP, from few annotated cases",
@@ -56,7 +56,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def _run(name: str, args: argparse.Namespace) -> int:
     from pass_recon.types import InputError
-    from training.stages import STAGES, train_all
+    from training.recipe import STAGES, train_all
 
     if name != "all" and args.list:
         _list(STAGES[name])

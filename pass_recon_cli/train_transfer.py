@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, try, and tell."""
     from training.engine.run_folder import write_json
     from training.engine.settings import read_settings
-    from training.few_shot_transfer import few_shot_transfer
-    from training.finetune_netad import NetADSettings
+    from training.stages.few_shot_transfer import few_shot_transfer
+    from training.stages.netad import NetADSettings
 
     settings = read_settings(NetADSettings, args.config, args.changes, section="netad")
     found = few_shot_transfer(settings, args.data, args.device)

@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
-from training.dataset import SliceDataset, Slices, Split, collate
+from training.data.dataset import SliceDataset, Slices, Split, collate
 from training.engine.processes import Processes
 from training.engine.settings import TrainingSettings
 

@@ -13,13 +13,13 @@ from tqdm import tqdm
 from pass_recon.anomaly import NetAD
 from pass_recon.bundles import load_bundle
 from pass_recon.types import InputError
+from training.data.images import ImageSlice, ImageSource, open_images, stacked
+from training.data.manifest import read_manifest
 from training.evaluate.detection import detection_summary, pixel_histograms
+from training.evaluate.netad_validation import VIEWS, look
 from training.evaluate.records import Record
 from training.evaluate.selection import contenders
 from training.evaluate.summary import as_plain
-from training.images import ImageSlice, ImageSource, open_images, stacked
-from training.netad_validation import VIEWS, look
-from training.prepare.manifest import read_manifest
 
 BASELINE = "lesion frequency"
 """A map that is the same for everybody: how often training patients had a lesion there."""

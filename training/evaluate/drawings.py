@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pass_recon.report.evaluation import Example, Panel, Series, write_bars, write_example
+from training.data.run import in_parallel
 from training.evaluate.jobs import Job, images_of
 from training.evaluate.methods import METHODS, PASS
 from training.evaluate.records import Record
 from training.evaluate.summary import value
-from training.prepare.run import in_parallel
 
 _SHOWN = ("zero-filled", "l1-wavelet", "population", PASS)
 

@@ -17,7 +17,7 @@ from pass_recon import __version__
 from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.metrics import lesion_region, qualities
 from pass_recon.types import PassError
-from training.dataset import SliceDataset, Slices
+from training.data.dataset import SliceDataset, Slices
 from training.evaluate.detection import pixel_histograms
 from training.evaluate.methods import METHODS, PASS
 from training.evaluate.records import Record

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pass_recon.types import InputError
+from training.data.run import available_cores, in_parallel
 from training.engine.run_folder import write_aside, write_json
 from training.evaluate.drawings import draw
 from training.evaluate.jobs import Job, died, measure
@@ -21,7 +22,6 @@ from training.evaluate.settings import Settings
 from training.evaluate.summary import as_plain, group_summary, grouped
 from training.evaluate.tables import markdown
 from training.evaluate.tuning import Tuned, tune, tuning_subjects
-from training.prepare.run import available_cores, in_parallel
 
 RECORDS, TUNING, RESULTS, TABLES = "records.jsonl", "tuning.jsonl", "results.json", "results.md"
 _PACKAGES = ("pass-gadgetron", "torch", "numpy", "scikit-image", "sigpy", "open_clip_torch")

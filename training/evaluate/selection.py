@@ -11,8 +11,8 @@ from typing import Any
 
 from pass_recon.bundles import bundle_folder, read_card
 from pass_recon.types import InputError
-from training.prepare.case_file import SUFFIX, CaseFile, SliceRecord
-from training.prepare.manifest import read_manifest
+from training.data.case_file import SUFFIX, CaseFile, SliceRecord
+from training.data.manifest import read_manifest
 
 # What of a card decides how its bundle computes; the rest only describes it.
 _COMPUTES = ("configuration", "files", "acceleration", "acs_fraction")

@@ -25,7 +25,7 @@ from pass_recon.sampling.lines import (
     select_lines,
 )
 from pass_recon.types import InputError
-from training.dataset import Slices
+from training.data.dataset import Slices
 from training.evaluate.settings import MapSource
 
 

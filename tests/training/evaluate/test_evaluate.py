@@ -13,12 +13,12 @@ from distributed import LocalCluster
 from pass_recon.bundles import load_bundle, save_bundle
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
+from training.data.manifest import FILE, read_manifest
 from training.evaluate import run
 from training.evaluate.jobs import measure
 from training.evaluate.records import RecordFile
 from training.evaluate.run import evaluate
 from training.evaluate.selection import Subject
-from training.prepare.manifest import FILE, read_manifest
 
 CLASSICAL = ("zero-filled", "population", "pass")
 

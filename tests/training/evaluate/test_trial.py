@@ -12,10 +12,10 @@ from pass_recon.physics.fourier import fft2c
 from pass_recon.pipeline import Pipeline
 from pass_recon.sampling.lines import line_budget
 from pass_recon.types import Box
+from training.data.case_file import SliceRecord
 from training.evaluate.methods import METHODS, inapplicable
 from training.evaluate.selection import choose_slices
 from training.evaluate.trial import PLANNERS, Trial
-from training.prepare.case_file import SliceRecord
 
 
 @pytest.fixture(scope="module")
