@@ -111,8 +111,8 @@ def _add_split_options(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare, describe, report."""
     from pass_recon.types import InputError
+    from training.data.jobs import run_jobs
     from training.data.manifest import write_manifest
-    from training.data.run import run_jobs
 
     jobs = _jobs(args)
     settings = _split_settings(args)

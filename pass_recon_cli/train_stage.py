@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.recipe import Stage
+    from training.stages.registry import Stage
 
 EXAMPLES = """examples:
   pass-recon train {name} --config training/recipes/shipped.yaml --data dataset -o runs{folder}
@@ -56,7 +56,8 @@ def add_parsers(subparsers: Any) -> None:
 
 def _run(name: str, args: argparse.Namespace) -> int:
     from pass_recon.types import InputError
-    from training.recipe import STAGES, train_all
+    from training.recipe import train_all
+    from training.stages.registry import STAGES
 
     if name != "all" and args.list:
         _list(STAGES[name])

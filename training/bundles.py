@@ -15,9 +15,9 @@ from pass_recon.sampling.personal import LineSampler
 from pass_recon.types import InputError
 from training.engine.run_folder import SETTINGS, VERSIONS, WEIGHTS, load_weights, read_tensors
 from training.engine.settings import read_table
-from training.recipe import STAGES
 from training.stages.anomaly_maps import NETAD, load_detectors
 from training.stages.losses import acceleration_of, bundle_name
+from training.stages.registry import STAGES
 
 DATA = (
     "Open MS data (Lesjak et al., Neuroinformatics 2016; CC-BY): T1w and FLAIR magnitude volumes of three patients "

@@ -11,8 +11,8 @@ from pass_recon.config import NetworkConfig, ReconstructorConfig, to_dict
 from pass_recon_cli.main import main
 from tests.networks import TINY_BACKBONE
 from training.engine.trainer import Trainer
-from training.recipe import STAGES
 from training.stages.reconstruction import ReconstructionSettings
+from training.stages.registry import STAGES
 from training.stages.sampling import SamplingSettings
 
 KINDS = ("brain-flair", "knee-pd")

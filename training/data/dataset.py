@@ -280,6 +280,36 @@ class SliceDataset(Dataset[Slices]):
         return self._files[name]
 
 
+def open_slices(folders: Sequence[str | Path], split: Split, kinds: Sequence[str] = ()) -> list[SliceDataset]:
+    """The slices of a split, one dataset for each folder and kind that has any.
+
+    Parameters
+    ----------
+    folders
+        Prepared datasets.
+    split
+        ``train``, ``validation`` or ``test``.
+    kinds
+        ``anatomy-contrast``, such as ``brain-t1``; all by default.
+
+    Raises
+    ------
+    InputError
+        If nothing fits.
+    """
+    found = []
+    for folder in folders:
+        whole = SliceDataset(folder)
+        here = sorted({(case["anatomy"], case["contrast"]) for case in whole.cases.values() if case["split"] == split})
+        for anatomy, contrast in here:
+            if not kinds or f"{anatomy}-{contrast}" in kinds:
+                found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast))
+    if not found:
+        told = ", ".join(kinds) or "any kind"
+        raise InputError(f"no {split} slices of {told} in {', '.join(map(str, folders))}")
+    return found
+
+
 def collate(items: Sequence[Slices]) -> Slices:
     """Make a batch; slices with fewer coils than others get silent ones.
 

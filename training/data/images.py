@@ -14,8 +14,7 @@ from pass_recon.anomaly.prompts import FINDINGS, diagnoses
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import Box, InputError
 from training.data.case_file import ABNORMAL, NORMAL, SUFFIX, CaseFile
-from training.data.dataset import SliceDataset
-from training.engine.batches import open_slices
+from training.data.dataset import SliceDataset, open_slices
 
 UNNAMED = 255
 """Class of lesion pixels of which nobody said what they are."""

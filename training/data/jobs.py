@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
+from pass_recon.common.parallel import in_parallel
 from pass_recon.types import InputError
 from training.data.case_file import SUFFIX, CaseFile
 
@@ -49,6 +51,52 @@ class Outcome:
     name: str
     fate: Fate
     reason: str = ""
+
+
+def run_jobs(
+    jobs: Sequence[Job], folder: str | Path, *, workers: int = 0, scheduler: str = "", progress: bool = True
+) -> list[Outcome]:
+    """Make all cases that are not there yet.
+
+    Parameters
+    ----------
+    jobs
+        One a case; no two of the same name.
+    folder
+        The dataset; made if need be. On a cluster, a folder that its workers share.
+    workers
+        Processes on this machine, 0 for one a core; 1 works in this process.
+    scheduler
+        Address of a Dask scheduler, ``tcp://…``, whose workers do the work instead.
+    progress
+        Show a bar where standard error is a terminal.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of ``jobs``.
+
+    Raises
+    ------
+    InputError
+        If two jobs have one name, or the cluster cannot be reached.
+    """
+    names = [job.name for job in jobs]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise InputError(f"several sources have the same name: {', '.join(twice[:5])}")
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    results = list(
+        in_parallel(
+            partial(do, folder=str(folder)), jobs, _died, workers=workers, scheduler=scheduler, progress=progress
+        )
+    )
+    for name in names:
+        # Left by a job that failed, now or in a run that was killed.
+        (folder / f"{name}{SUFFIX}.partial").unlink(missing_ok=True)
+    by_name = {outcome.name: outcome for outcome in results}
+    return [by_name[name] for name in names]
 
 
 def do(job: Job, folder: str) -> Outcome:
@@ -93,3 +141,7 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _died(job: Job, reason: str) -> Outcome:
+    return Outcome(job.name, "skipped", reason)

@@ -44,10 +44,10 @@ from training.data.augmentation import varied
 from training.data.images import UNNAMED, ImageSlice, ImageSource, drawn, open_images, stacked
 from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, SETTINGS, load_weights, opened_run
-from training.engine.settings import TrainingSettings, read_table
+from training.engine.settings import read_table
 from training.engine.trainer import Trainer, start_from
-from training.evaluate.netad_validation import pixel_auc
-from training.stages.backbone_stem import COVERED, dense_loss, start_locally
+from training.evaluate.detectors import pixel_auc
+from training.stages.backbone_stem import COVERED, CropSettings, dense_loss, start_locally
 
 STAGE = "backbone"
 _FINDING_SCALE = 10.0
@@ -57,8 +57,8 @@ _TOP = 100
 
 
 @dataclass(frozen=True)
-class BackboneSettings(TrainingSettings):
-    """Settings of this stage; the common ones are described in `TrainingSettings`.
+class BackboneSettings(CropSettings):
+    """Settings of this stage, beside those of the steps on crops (`CropSettings`) and of every stage (`TrainingSettings`).
 
     Attributes
     ----------
@@ -74,8 +74,6 @@ class BackboneSettings(TrainingSettings):
         Weight of the most abnormal tokens of each image against its label.
     text_faster
         Learning rate of the text tower, as a multiple.
-    local_steps, local_images, local_rate
-        Steps on crops before all others, how many varied images the crops are from, and the learning rate.
     """
 
     steps: int = 3000
@@ -90,9 +88,6 @@ class BackboneSettings(TrainingSettings):
     findings: float = 0.1
     images: float = 0.5
     text_faster: float = 1.0
-    local_steps: int = 1500
-    local_images: int = 4000
-    local_rate: float = 3e-3
 
 
 class BackboneObjective(nn.Module):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,7 @@ from pass_recon.phantom.draws import mixed_seed
 from training.data.augmentation import varied
 from training.data.images import ImageSource, drawn
 from training.engine.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from training.stages.backbone import BackboneSettings
+from training.engine.settings import TrainingSettings
 
 COVERED = 0.25
 """A token is abnormal in full where lesions cover this share of its patch."""
@@ -26,6 +25,25 @@ _DOUBTED = 0.05
 # Crops: how many at once, their side in tokens, and the magnitude (of 255) up to which there is nothing to see.
 _BATCH, _TOKENS, _AIR = 16, 10, 20
 _LOG = 50
+
+
+@dataclass(frozen=True)
+class CropSettings(TrainingSettings):
+    """Settings of the steps on crops; the common ones are described in `TrainingSettings`.
+
+    Attributes
+    ----------
+    local_steps
+        Steps on crops before all others; 0 for none.
+    local_images
+        How many varied images the crops are from.
+    local_rate
+        Learning rate at the top of their schedule.
+    """
+
+    local_steps: int = 1500
+    local_images: int = 4000
+    local_rate: float = 3e-3
 
 
 def dense_loss(logits: Tensor, covered: Tensor, reviewed: Tensor) -> Tensor:
@@ -55,7 +73,7 @@ class Crops:
         Of the run.
     """
 
-    def __init__(self, backbone: Backbone, sources: Sequence[ImageSource], settings: BackboneSettings) -> None:
+    def __init__(self, backbone: Backbone, sources: Sequence[ImageSource], settings: CropSettings) -> None:
         self._backbone, self._seed = backbone, settings.seed
         images, masks, reviewed = [], [], []
         for place in range(settings.local_images):
@@ -101,7 +119,7 @@ class Crops:
 def start_locally(
     backbone: Backbone,
     sources: Sequence[ImageSource],
-    settings: BackboneSettings,
+    settings: CropSettings,
     run: RunFolder,
 ) -> None:
     """Let a convolutional stem learn to tell lesions on crops, by two linear heads that are not used afterwards."""

@@ -11,7 +11,7 @@ import torch
 from pass_recon.types import InputError
 from training.data.dataset import SliceDataset
 from training.data.images import ImageSlice, ImageSource, stacked
-from training.evaluate.netad_validation import look, pixel_auc
+from training.evaluate.detectors import look, pixel_auc
 from training.stages.netad import AdapterObjective, NetADSettings, build_detectors, remember_normal, training_batch
 
 _LEAST_PIXELS = 4

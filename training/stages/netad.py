@@ -25,14 +25,13 @@ from pass_recon.anomaly.clip_source import load_clip
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.augmentation import randomly_degraded, varied
-from training.data.dataset import SliceDataset
+from training.data.dataset import SliceDataset, open_slices
 from training.data.images import ImageSlice, ImageSource, drawn, open_images, stacked
-from training.engine.batches import open_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import RunFolder, opened_run
 from training.engine.settings import TrainingSettings
 from training.engine.trainer import Trainer
-from training.evaluate.netad_validation import VIEWS, look, write_map_figure
+from training.evaluate.detectors import VIEWS, look, write_map_figure
 from training.stages.anomaly_maps import NETAD
 from training.stages.backbone import load_backbone
 

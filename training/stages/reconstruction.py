@@ -20,8 +20,8 @@ from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import select_lines
 from pass_recon.sampling.population import PopulationLogits
 from pass_recon.types import InputError
-from training.data.dataset import Slices
-from training.engine.batches import Batches, Detect, open_slices, step_generator, validation_slices
+from training.data.dataset import Slices, open_slices
+from training.engine.batches import Batches, Detect, step_generator, validation_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import load_weights, opened_run
 from training.engine.settings import TrainingSettings

@@ -28,8 +28,8 @@ from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import select_lines
 from pass_recon.sampling.personal import LineSampler
 from pass_recon.sampling.population import line_probabilities, straight_through
-from training.data.dataset import Slices, collate
-from training.engine.batches import Batches, chosen_rows, open_slices, step_generator, validation_slices
+from training.data.dataset import Slices, collate, open_slices
+from training.engine.batches import Batches, chosen_rows, step_generator, validation_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import SETTINGS, load_weights, opened_run
 from training.engine.settings import TrainingSettings, read_table

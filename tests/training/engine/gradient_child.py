@@ -10,8 +10,7 @@ import safetensors.torch
 import torch
 
 from tests.training.small import KINDS, reconstruction_settings
-from training.data.dataset import collate
-from training.engine.batches import open_slices
+from training.data.dataset import collate, open_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import opened_run
 from training.engine.trainer import Trainer

@@ -18,7 +18,7 @@ from tests.training.small import KINDS, stopped_after
 from tests.training.stages.test_backbone import tiny_settings
 from training.data.images import stacked
 from training.engine.run_folder import load_weights, read_tensors
-from training.evaluate.netad_validation import pixel_auc
+from training.evaluate.detectors import pixel_auc
 from training.stages.anomaly_maps import NETAD, load_detectors
 from training.stages.backbone import train_backbone
 from training.stages.few_shot_transfer import few_shot_transfer

@@ -25,8 +25,7 @@ from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, stopped_after, tiny_recipe
 from training.bundles import make_bundles
-from training.data.dataset import collate
-from training.engine.batches import open_slices
+from training.data.dataset import collate, open_slices
 from training.engine.run_folder import WEIGHTS, load_weights, read_tensors, write_aside
 from training.engine.trainer import start_from
 from training.stages.losses import acs_of, decibels, drawn_lines, squared_error, with_fair_noise

@@ -14,9 +14,8 @@ from pass_recon.preparation import prepare
 from pass_recon.sampling.lines import line_budget
 from pass_recon.types import Box
 from training.data.case_file import SliceRecord
-from training.evaluate.methods import METHODS, inapplicable
+from training.evaluate.methods import METHODS, PLANNERS, Trial, inapplicable
 from training.evaluate.selection import choose_slices
-from training.evaluate.trial import PLANNERS, Trial
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from training.data.manifest import FILE, read_manifest
 from training.evaluate import run
-from training.evaluate.jobs import measure
-from training.evaluate.records import RecordFile
-from training.evaluate.run import evaluate
+from training.evaluate.measures import RecordFile, measure
+from training.evaluate.protocol import evaluate
 from training.evaluate.selection import Subject
 
 CLASSICAL = ("zero-filled", "population", "pass")

@@ -1,4 +1,4 @@
-"""Many jobs over all cores or a cluster, with a progress bar; interrupted, they are taken up where they stopped."""
+"""Independent work over all cores of a machine or a cluster, with a progress bar."""
 
 from __future__ import annotations
 
@@ -8,67 +8,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from pass_recon.types import InputError
-from training.data.case_file import SUFFIX
-from training.data.jobs import Job, Outcome, do
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _ANSWER_SECONDS = 10.0  # within which a scheduler must answer
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-def run_jobs(
-    jobs: Sequence[Job], folder: str | Path, *, workers: int = 0, scheduler: str = "", progress: bool = True
-) -> list[Outcome]:
-    """Make all cases that are not there yet.
-
-    Parameters
-    ----------
-    jobs
-        One a case; no two of the same name.
-    folder
-        The dataset; made if need be. On a cluster, a folder that its workers share.
-    workers
-        Processes on this machine, 0 for one a core; 1 works in this process.
-    scheduler
-        Address of a Dask scheduler, ``tcp://…``, whose workers do the work instead.
-    progress
-        Show a bar where standard error is a terminal.
-
-    Returns
-    -------
-    list of Outcome
-        In the order of ``jobs``.
-
-    Raises
-    ------
-    InputError
-        If two jobs have one name, or the cluster cannot be reached.
-    """
-    names = [job.name for job in jobs]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise InputError(f"several sources have the same name: {', '.join(twice[:5])}")
-    folder = Path(folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    results = list(
-        in_parallel(
-            partial(do, folder=str(folder)), jobs, _died, workers=workers, scheduler=scheduler, progress=progress
-        )
-    )
-    for name in names:
-        # Left by a job that failed, now or in a run that was killed.
-        (folder / f"{name}{SUFFIX}.partial").unlink(missing_ok=True)
-    by_name = {outcome.name: outcome for outcome in results}
-    return [by_name[name] for name in names]
 
 
 def in_parallel(
@@ -92,8 +42,12 @@ def in_parallel(
     died
         The result of an item under which a process died, or whose work raised in another process; with the reason.
         What is raised in this process is not caught.
-    workers, scheduler, progress
-        As in `run_jobs`.
+    workers
+        Processes on this machine, 0 for one a core; 1 works in this process.
+    scheduler
+        Address of a Dask scheduler, ``tcp://…``, whose workers do the work instead.
+    progress
+        Show a bar where standard error is a terminal.
     unit
         What the bar counts.
 
@@ -115,10 +69,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _died(job: Job, reason: str) -> Outcome:
-    return Outcome(job.name, "skipped", reason)
-
-
 def _counted(results: Iterator[Result], total: int, progress: bool, unit: str) -> Iterator[Result]:
     return iter(tqdm(results, total=total, unit=unit, disable=None if progress else True, file=sys.stderr))
 
@@ -129,7 +79,7 @@ def _on_cluster(
     from distributed import as_completed
 
     waiting = iter(items)
-    crew = max(len(client.scheduler_info()["workers"]), 1)
+    workers = max(len(client.scheduler_info()["workers"]), 1)
     under_way: dict[str, Item] = {}
     suspects: list[Item] = []
 
@@ -138,7 +88,7 @@ def _on_cluster(
         under_way[future.key] = item
         return future
 
-    first = [started(item) for item in islice(waiting, crew)]
+    first = [started(item) for item in islice(waiting, workers)]
     # Results are fetched at once: a worker that dies later would take them with it.
     running = as_completed(first, with_results=True, raise_errors=False)
     for future, result in running:

@@ -1,11 +1,14 @@
-"""The work on one slice: scan it, try every method, measure."""
+"""What is measured on one slice: every method's image against the truth, plans, and what the detector saw."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pass_recon import __version__
+from pass_recon.anomaly.calibration import score_logit
 from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.metrics import lesion_region, qualities
-from pass_recon.types import PassError
+from pass_recon.types import InputError, PassError
 from training.data.dataset import SliceDataset, Slices
-from training.evaluate.detection import pixel_histograms
-from training.evaluate.methods import METHODS, PASS
-from training.evaluate.records import Record
-from training.evaluate.selection import Contender, Subject, digest
-from training.evaluate.settings import MapSource
-from training.evaluate.trial import Clock, Trial
+from training.evaluate.methods import METHODS, PASS, Clock, Trial
+from training.evaluate.selection import Contender, MapSource, Subject, digest
 
 RECORD_VERSION = 1
 _DIGITS = 6
@@ -258,3 +258,93 @@ def _indices(mask: Tensor) -> list[int]:
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, _DIGITS) for name, value in values.items()}
+
+
+Record = dict[str, Any]
+
+
+class RecordFile:
+    """Records by their key; each key is made of everything that the record depends on.
+
+    Parameters
+    ----------
+    path
+        The file; a last line that was cut off when its writer died is dropped.
+
+    Raises
+    ------
+    InputError
+        If another line is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records: dict[str, Record] = {}
+        if path.exists():
+            self._read()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> Record:
+        return self._records[key]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def append(self, record: Record) -> None:
+        """Add a record and write it out."""
+        line = json.dumps(record, ensure_ascii=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._records[record["key"]] = record
+
+    def _read(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.path, whole)
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                self._records[record["key"]] = record
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"line {number} of {self.path} is no record of an evaluation: {error!r}") from error
+
+
+# Probabilities in logits of −14 to 14: where detectors are sure, steps of the probability itself would be too coarse.
+BINS, _LIMIT = 2000, 14.0
+PIXEL_GROUPS = ("lesion", "normal")
+
+
+def pixel_histograms(anomaly_map: Tensor, lesions: Tensor) -> dict[str, Any]:
+    """Counts of the map's values in lesion pixels and in all others, by bins of the logit.
+
+    Parameters
+    ----------
+    anomaly_map
+        ``(ro, pe)`` in 0 to 1.
+    lesions
+        ``(ro, pe)`` bool.
+    """
+    place = (score_logit(anomaly_map.double()) + _LIMIT) * (BINS / (2 * _LIMIT))
+    bins = place.long().clamp(0, BINS - 1)
+    groups = dict(zip(PIXEL_GROUPS, (lesions, ~lesions), strict=True))
+    return {name: _packed(torch.bincount(bins[mask], minlength=BINS)) for name, mask in groups.items()}
+
+
+def unpacked(histogram: dict[str, Any]) -> NDArray[np.float64]:
+    """Counts ``(bins,)``."""
+    counts = np.zeros(BINS)
+    counts[histogram["first"] : histogram["first"] + len(histogram["counts"])] = histogram["counts"]
+    return counts
+
+
+def _packed(counts: Tensor) -> dict[str, Any]:
+    filled = counts.nonzero().flatten()
+    if not len(filled):
+        return {"first": 0, "counts": []}
+    first, last = int(filled[0]), int(filled[-1])
+    return {"first": first, "counts": counts[first : last + 1].tolist()}

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
+from pass_recon.common.parallel import in_parallel, run_jobs
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from training.data.case_file import CaseFile
 from training.data.jobs import do
 from training.data.manifest import read_manifest
-from training.data.run import in_parallel, run_jobs
 from training.data.simulated import PatientJob, PatientSettings
 
 SMALL = PatientSettings(shape=(64, 64), coils=4, slices=2, seed=3)
@@ -104,7 +104,7 @@ def variable(name: str) -> tuple[str, str | None]:
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.data.run._ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("pass_recon.common.parallel._ANSWER_SECONDS", 1.0)
     with pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:1"):
         run_jobs([PatientJob(0, SMALL)], tmp_path, scheduler="tcp://127.0.0.1:1")
 

@@ -1,0 +1,1 @@
+"""What more than one house uses: files written whole, work over all cores."""
