@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Look, and tell."""
-    from training.engine.run_folder import write_json
+    from pass_recon.common.files import write_json
     from training.evaluate.detectors import evaluate_detectors
     from training.evaluate.report import detector_table
 

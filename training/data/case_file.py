@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pass_recon.common.files import written_aside
 from pass_recon.types import Box, InputError
 
 FORM_VERSION = 1
@@ -142,15 +143,12 @@ class CaseShape:
 def writing_case(path: Path, shape: CaseShape, *, measured: bool, lesion_masks: bool) -> Iterator[CaseWriter]:
     """Write a case aside; it takes its name only once `CaseWriter.finish` was called and nothing was raised.
 
-    A process that dies leaves ``<name>.h5.partial``, which the next one overwrites; HDF5's lock keeps two from writing
-    the same case at once.
+    HDF5's lock keeps two processes from writing the same case at once.
     """
-    aside = path.with_name(path.name + ".partial")
-    with h5py.File(aside, "w") as file:
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
         writer = CaseWriter(file, shape, measured=measured, lesion_masks=lesion_masks)
         yield writer
         writer.check_complete()
-    aside.replace(path)
 
 
 class CaseWriter:

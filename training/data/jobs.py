@@ -93,7 +93,7 @@ def run_jobs(
         )
     )
     for name in names:
-        # Left by a job that failed, now or in a run that was killed.
+        # Left by a process that was killed.
         (folder / f"{name}{SUFFIX}.partial").unlink(missing_ok=True)
     by_name = {outcome.name: outcome for outcome in results}
     return [by_name[name] for name in names]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pass_recon.common.files import write_json
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.case_file import ABNORMAL, NORMAL, SUFFIX, CaseFile, CaseInfo
@@ -111,7 +112,7 @@ def pick_few_shot(cases: Sequence[Mapping[str, Any]], settings: SplitSettings) -
 
 
 def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Outcome] = ()) -> dict[str, Any]:
-    """Describe all cases of a dataset in ``manifest.json``, written aside and renamed.
+    """Describe all cases of a dataset in ``manifest.json``.
 
     Assignments and skipped files of an earlier manifest stand, unless seed or fractions changed or the outcome is new.
     """
@@ -139,9 +140,7 @@ def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Out
         "few_shot": few_shot,
         "skipped": dict(sorted(skipped.items())),
     }
-    aside = folder / (FILE + ".partial")
-    aside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / FILE)
+    write_json(folder / FILE, manifest)
     return manifest
 
 

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pass_recon.common.files import write_json, written_aside
 from pass_recon.common.parallel import available_cores, in_parallel
 from pass_recon.types import InputError
-from training.engine.run_folder import write_aside, write_json
 from training.evaluate.measures import Job, Record, RecordFile, died, measure
 from training.evaluate.methods import L1, asked_methods, inapplicable
 from training.evaluate.report import draw, markdown
@@ -281,7 +281,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     }
     results["figures"] = draw(settings.output, results["groups"], records, {job.key: job for job in jobs}, crew.how)
     write_json(settings.output / RESULTS, results)
-    write_aside(settings.output / TABLES, markdown(results).encode())
+    with written_aside(settings.output / TABLES) as aside:
+        aside.write_text(markdown(results), encoding="utf-8")
     return results
 
 

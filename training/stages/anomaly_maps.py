@@ -46,7 +46,7 @@ def _blob(shape: torch.Size, draw: torch.Generator) -> Tensor:
 
 
 class TrainedDetectors:
-    """The detectors of a run of `finetune_netad`, by anatomy and contrast, as a source of maps for training slices.
+    """The detectors of a run of `train netad`, by anatomy and contrast, as a source of maps for training slices.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class TrainedDetectors:
 
 
 def load_detectors(run: str | Path) -> dict[str, NetAD]:
-    """The detectors that a run of `finetune_netad` made, by kind, frozen; they share one backbone."""
+    """The detectors that a run of `train netad` made, by kind, frozen; they share one backbone."""
     tensors, about = read_tensors(Path(run) / NETAD)
     netads: dict[str, NetAD] = {}
     for kind, configuration in about["kinds"].items():

@@ -38,13 +38,13 @@ from pass_recon.anomaly.prompts import (
     sentences,
     state_features,
 )
+from pass_recon.common.settings import checked
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.augmentation import varied
 from training.data.images import UNNAMED, ImageSlice, ImageSource, drawn, open_images, stacked
 from training.engine.processes import joined_processes
-from training.engine.run_folder import CHECKPOINT, SETTINGS, load_weights, opened_run
-from training.engine.settings import read_table
+from training.engine.run_folder import CHECKPOINT, load_weights, opened_run, settings_of
 from training.engine.trainer import Trainer, start_from
 from training.evaluate.detectors import pixel_auc
 from training.stages.backbone_stem import COVERED, CropSettings, dense_loss, start_locally
@@ -56,9 +56,10 @@ _PROMPTS = 4
 _TOP = 100
 
 
+@checked
 @dataclass(frozen=True)
 class BackboneSettings(CropSettings):
-    """Settings of this stage, beside those of the steps on crops (`CropSettings`) and of every stage (`TrainingSettings`).
+    """Settings of this stage, on top of those of the steps on crops and of every stage.
 
     Attributes
     ----------
@@ -284,7 +285,7 @@ def region_auc(
 
 def load_backbone(run: str | Path) -> tuple[Any, Callable[[Sequence[str]], Tensor], BackboneConfiguration]:
     """The CLIP that a run trained, its tokenizer, and the configuration for `NetAD.from_clip`."""
-    configuration = BackboneConfiguration(model=read_table(Path(run) / SETTINGS)["model"])
+    configuration = BackboneConfiguration(model=settings_of(run, BackboneSettings).model)
     clip, tokenizer = load_clip(configuration)
     state = {name.removeprefix("backbone."): weight for name, weight in load_weights(run).items()}
     load_strictly(clip, state, f"{run}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pass_recon.anomaly.backbone import Backbone
 from pass_recon.anomaly.preprocessing import Letterbox, normalise_magnitude
+from pass_recon.common.settings import checked
 from pass_recon.phantom.draws import mixed_seed
 from training.data.augmentation import varied
 from training.data.images import ImageSource, drawn
@@ -27,6 +28,7 @@ _BATCH, _TOKENS, _AIR = 16, 10, 20
 _LOG = 50
 
 
+@checked
 @dataclass(frozen=True)
 class CropSettings(TrainingSettings):
     """Settings of the steps on crops; the common ones are described in `TrainingSettings`.

@@ -23,7 +23,7 @@ def few_shot_transfer(settings: NetADSettings, data: str | Path, device: str = "
     Parameters
     ----------
     settings
-        Of `finetune_netad`: its backbone, kinds, steps, batch, learning rate, memory.
+        Of `train netad`: its backbone, kinds, steps, batch, learning rate, memory.
     data
         A prepared dataset of a few patients with known lesions; its own split counts for nothing.
     device

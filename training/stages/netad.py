@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pass_recon.anomaly import BackboneConfiguration, NetAD
 from pass_recon.anomaly.clip_source import load_clip
+from pass_recon.common.settings import checked
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.augmentation import randomly_degraded, varied
@@ -29,7 +30,7 @@ from training.data.dataset import SliceDataset, open_slices
 from training.data.images import ImageSlice, ImageSource, drawn, open_images, stacked
 from training.engine.processes import joined_processes
 from training.engine.run_folder import RunFolder, opened_run
-from training.engine.settings import TrainingSettings
+from training.engine.settings import RunPath, TrainingSettings
 from training.engine.trainer import Trainer
 from training.evaluate.detectors import VIEWS, look, write_map_figure
 from training.stages.anomaly_maps import NETAD
@@ -41,6 +42,7 @@ _GAMMA, _BALANCE = 2.0, 0.9
 _UNREVIEWED = 0.2
 
 
+@checked
 @dataclass(frozen=True)
 class NetADSettings(TrainingSettings):
     """Settings of this stage; the common ones are described in `TrainingSettings`, ``batch`` is for each kind.
@@ -76,7 +78,7 @@ class NetADSettings(TrainingSettings):
     learning_rate: float = 1e-3
     ema_decay: float = 0.95
     validation_slices: int = 20
-    backbone: str = ""
+    backbone: RunPath = ""
     clip: str = ""
     pretrained: str = ""
     path: str = ""
@@ -219,7 +221,7 @@ def _labels_by_case(dataset: SliceDataset) -> dict[str, set[int]]:
     return found
 
 
-def finetune_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path, device: str = "auto") -> None:
+def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path, device: str = "auto") -> None:
     """Train, or go on training, the detectors; `training.stages.anomaly_maps.load_detectors` reads the result.
 
     Parameters, errors: as `train_backbone`.

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pass_recon.common.settings import checked
 from pass_recon.config import ReconstructorConfig
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.budget import acs_fraction, line_budget
@@ -24,7 +25,7 @@ from training.data.dataset import Slices, open_slices
 from training.engine.batches import Batches, Detect, step_generator, validation_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import load_weights, opened_run
-from training.engine.settings import TrainingSettings
+from training.engine.settings import RunPath, TrainingSettings
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
@@ -47,6 +48,7 @@ KINDS = ("brain-t1", "brain-flair", "knee-pd")
 _FIRMER = 8.0
 
 
+@checked
 @dataclass(frozen=True)
 class ReconstructionSettings(TrainingSettings):
     """Stage 1.
@@ -88,8 +90,8 @@ class ReconstructionSettings(TrainingSettings):
     lesion_weight: float = 1.0
     lines_rate: float = 10.0
     weights_rate: float = 10.0
-    netad: str = ""
-    sampling: str = ""
+    netad: RunPath = ""
+    sampling: RunPath = ""
     checkpointing: bool = False
 
 

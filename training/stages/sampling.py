@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pass_recon.config import NetworkConfig, ReconstructorConfig, SamplerConfig, from_dict
+from pass_recon.common.settings import checked
+from pass_recon.config import NetworkConfig, SamplerConfig
 from pass_recon.physics.fourier import fft1c, ifft1c
 from pass_recon.preparation import intensity_scale
 from pass_recon.reconstruction.classical import zero_filled
@@ -31,8 +32,8 @@ from pass_recon.sampling.population import line_probabilities, straight_through
 from training.data.dataset import Slices, collate, open_slices
 from training.engine.batches import Batches, chosen_rows, step_generator, validation_slices
 from training.engine.processes import joined_processes
-from training.engine.run_folder import SETTINGS, load_weights, opened_run
-from training.engine.settings import TrainingSettings, read_table
+from training.engine.run_folder import load_weights, opened_run, settings_of
+from training.engine.settings import RunPath, TrainingSettings
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
@@ -47,13 +48,14 @@ from training.stages.losses import (
     with_a_gradient,
     with_fair_noise,
 )
-from training.stages.reconstruction import KINDS, mean_psnr
+from training.stages.reconstruction import KINDS, ReconstructionSettings, mean_psnr
 
 STAGE = "sampling"
 _REACH = 0.5  # σ(5 · 0.5) = 0.92
 _AROUND = 17  # pixels across which the surroundings of a lesion count as the lesion
 
 
+@checked
 @dataclass(frozen=True)
 class SamplingSettings(TrainingSettings):
     """Stage 2.
@@ -82,8 +84,8 @@ class SamplingSettings(TrainingSettings):
         About how many training slices the population's lines are the mean of.
     """
 
-    reconstruction: str = ""
-    netad: str = ""
+    reconstruction: RunPath = ""
+    netad: RunPath = ""
     kinds: tuple[str, ...] = KINDS
     accelerations: tuple[float, ...] = (4.0, 8.0)
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("line_network"))
@@ -103,14 +105,14 @@ class SamplingObjective(nn.Module):
         self.settings = settings
         # In a tuple, which torch does not look into: detectors are frozen, and no part of this stage's weights.
         self._detectors = (detectors,)
-        stage_1 = read_table(Path(settings.reconstruction) / SETTINGS)
-        self.reconstructor = UnrolledReconstructor(from_dict(ReconstructorConfig, stage_1["reconstructor"]))
+        stage_1 = settings_of(settings.reconstruction, ReconstructionSettings)
+        self.reconstructor = UnrolledReconstructor(stage_1.reconstructor)
         self.reconstructor.load_state_dict(load_weights(settings.reconstruction, "reconstructor."))
         self.reconstructor.requires_grad_(False)
         self.samplers = nn.ModuleDict(
             {
                 bundle_name(kind, acceleration): LineSampler(
-                    SamplerConfig(stage_1["lines"], settings.network, acs_fraction(acceleration), centred=True)
+                    SamplerConfig(stage_1.lines, settings.network, acs_fraction(acceleration), centred=True)
                 )
                 for kind in settings.kinds
                 for acceleration in settings.accelerations

@@ -15,7 +15,7 @@ from pass_recon.types import InputError
 from training.engine.batches import _Order, chosen_rows
 from training.engine.processes import Processes, joined_processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights, opened_run, read_tensors
-from training.engine.settings import TrainingSettings, read_settings
+from training.engine.settings import TrainingSettings
 from training.engine.trainer import Interrupted, Trainer, out_of_memory_explained
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -175,31 +175,6 @@ def test_out_of_memory_says_what_to_lower():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 EiB")
     with pytest.raises(RuntimeError, match="something else"), out_of_memory_explained(SETTINGS):
         raise RuntimeError("something else")
-
-
-def test_settings_come_from_a_file_a_recipe_and_the_command_line(tmp_path):
-    (tmp_path / "plain.yaml").write_text("steps: 7\nlearning_rate: 1.0e-2\n")
-    (tmp_path / "recipe.yaml").write_text("line: {steps: 8}\nother: {steps: 9}\n")
-    assert read_settings(TrainingSettings, tmp_path / "plain.yaml", ["batch=5"]).batch == 5
-    assert read_settings(TrainingSettings, tmp_path / "plain.yaml").steps == 7
-    assert read_settings(TrainingSettings, tmp_path / "recipe.yaml", section="line").steps == 8
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("stepz: 7", "has no stepz"),
-        ("steps: many", "steps must be int, got 'many'"),
-        ("steps: 0", "at least 1, got 0"),
-        ("ema_decay: 1.0", "below 1, got 1.0"),
-        ("[1, 2]", "must be a table"),
-        ("a: [", "no YAML"),
-    ],
-)
-def test_wrong_settings_are_named(tmp_path, text, message):
-    (tmp_path / "wrong.yaml").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_settings(TrainingSettings, tmp_path / "wrong.yaml")
 
 
 def test_damaged_checkpoints_are_errors(tmp_path):

@@ -14,7 +14,7 @@ from pass_recon.bundles import load_bundle, save_bundle
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from training.data.manifest import FILE, read_manifest
-from training.evaluate import run
+from training.evaluate import protocol
 from training.evaluate.measures import RecordFile, measure
 from training.evaluate.protocol import evaluate
 from training.evaluate.selection import Subject
@@ -25,7 +25,7 @@ CLASSICAL = ("zero-filled", "population", "pass")
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
     if request.function is not test_the_command_writes_everything:
-        monkeypatch.setattr(run, "draw", lambda *_: [])
+        monkeypatch.setattr(protocol, "draw", lambda *_: [])
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int = 1 << 30) -> list[str]:
@@ -38,7 +38,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int = 1 << 30) -> list
         done.append(job.key)
         return measure(job)
 
-    monkeypatch.setattr(run, "measure", counted)
+    monkeypatch.setattr(protocol, "measure", counted)
     return done
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_case_costs_that_case_alone(ground, tmp_path, monkeypatch):
             return measure(replace(job, subject=replace(job.subject, case="no such case"))) | {"key": job.key}
         return measure(job)
 
-    monkeypatch.setattr(run, "measure", failing)
+    monkeypatch.setattr(protocol, "measure", failing)
     results = evaluate(settings)
     assert len(results["failed"]) == 1
     assert "no such case" in results["failed"][0]["failed"]
@@ -156,9 +156,9 @@ def test_measured_cases_keep_their_noise(ground, tmp_path, contender):
     usual = Subject("d", "/d", "a", 0, "p", "f", False, 0)
     measured = replace(usual, case="b", measured=True)
     settings = ground.settings(tmp_path, noise=(0.005, 0.015))
-    levels = run._Pairing(contender, (usual, measured)).levels(settings)
+    levels = protocol._Pairing(contender, (usual, measured)).levels(settings)
     assert levels == {0.005: [usual], 0.015: [usual], None: [measured]}
-    assert run._Pairing(contender, (measured,)).levels(settings) == {None: [measured]}
+    assert protocol._Pairing(contender, (measured,)).levels(settings) == {None: [measured]}
 
 
 @pytest.mark.parametrize(

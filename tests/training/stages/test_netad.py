@@ -28,8 +28,8 @@ from training.stages.netad import (
     build_detectors,
     dice,
     few_cases,
-    finetune_netad,
     focal,
+    train_netad,
 )
 
 
@@ -43,7 +43,7 @@ def backbone(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("netad")
-    finetune_netad(netad_settings(backbone), [data], folder, "cpu")
+    train_netad(netad_settings(backbone), [data], folder, "cpu")
     return folder
 
 
@@ -71,7 +71,7 @@ def test_published_weights_plug_in(data, tmp_path):
     open_clip.set_model_preprocess_cfg(clip, {"mean": (0.5,) * 3, "std": (0.5,) * 3})
     save_config_for_hf(clip, tmp_path / "open_clip_config.json", dict(TINY_BACKBONE.model))
     save_file(clip.state_dict(), tmp_path / "open_clip_model.safetensors")
-    finetune_netad(netad_settings("", path=str(tmp_path), steps=1), [data], tmp_path / "run", "cpu")
+    train_netad(netad_settings("", path=str(tmp_path), steps=1), [data], tmp_path / "run", "cpu")
     netads = load_detectors(tmp_path / "run")
     assert torch.equal(netads["knee-pd"].backbone.visual.conv1.weight, clip.visual.conv1.weight)
     assert not any(name.startswith("backbone.") for name in read_tensors(tmp_path / "run" / NETAD)[0])
@@ -118,8 +118,8 @@ def test_detectors_load_and_share_a_backbone(run, data):
 
 def test_goes_on_bit_for_bit(run, data, backbone, tmp_path):
     settings = netad_settings(backbone, checkpoint_minutes=1e-9)
-    stopped_after(2, finetune_netad, settings, data, tmp_path / "resumed")
-    finetune_netad(settings, [data], tmp_path / "resumed", "cpu")
+    stopped_after(2, train_netad, settings, data, tmp_path / "resumed")
+    train_netad(settings, [data], tmp_path / "resumed", "cpu")
     whole, resumed = load_weights(run), load_weights(tmp_path / "resumed")
     assert whole.keys() == resumed.keys()
     for key, weight in whole.items():

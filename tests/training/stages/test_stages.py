@@ -26,7 +26,7 @@ from pass_recon_cli.main import main
 from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, stopped_after, tiny_recipe
 from training.bundles import make_bundles
 from training.data.dataset import collate, open_slices
-from training.engine.run_folder import WEIGHTS, load_weights, read_tensors, write_aside
+from training.engine.run_folder import WEIGHTS, load_weights, read_tensors
 from training.engine.trainer import start_from
 from training.stages.losses import acs_of, decibels, drawn_lines, squared_error, with_fair_noise
 from training.stages.reconstruction import ReconstructionObjective, train_reconstruction
@@ -258,8 +258,8 @@ def test_a_bundle_has_an_as_network_where_personal_lines_gained(runs, tmp_path):
     shutil.copytree(runs / "sampling", tmp_path / "sampling")
     tensors, about = read_tensors(tmp_path / "sampling" / WEIGHTS)
     gains = {"gain knee-pd-4x": 0.02, "gain brain-flair-4x": -0.01}
-    content = safetensors.torch.save(tensors, {"about": json.dumps({**about, **gains})})
-    write_aside(tmp_path / "sampling" / WEIGHTS, content)
+    metadata = {"about": json.dumps({**about, **gains})}
+    safetensors.torch.save_file(tensors, tmp_path / "sampling" / WEIGHTS, metadata)
     make_bundles(tmp_path, tmp_path / "bundles")
     with_one, without = (load_bundle(tmp_path / "bundles" / name) for name in ("knee-pd-4x", "brain-flair-4x"))
     assert with_one.sampler.personal is not None
@@ -278,16 +278,16 @@ def test_8x_has_a_reconstructor_of_its_own_where_one_was_trained(runs, data, tmp
     train_reconstruction(
         replace(reconstruction_settings(), accelerations=(8.0,), initial=initial, steps=1),
         [data],
-        tmp_path / "guided_8x",
+        tmp_path / "finetune_8x",
         "cpu",
     )
     for folder in make_bundles(tmp_path, tmp_path / "bundles"):
         bundle = load_bundle(folder)
-        run = "guided_8x" if folder.name.endswith("8x") else "reconstruction"
+        run = "finetune_8x" if folder.name.endswith("8x") else "reconstruction"
         weights = load_weights(tmp_path / run, "reconstructor.")
         for name, weight in bundle.reconstructor.state_dict().items():
             torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-6)
-        assert ("guided_8x" in bundle.card["recipe"]) == folder.name.endswith("8x")
+        assert ("finetune_8x" in bundle.card["recipe"]) == folder.name.endswith("8x")
     assert len(list((tmp_path / "bundles" / "common").iterdir())) == 2
 
 
@@ -303,7 +303,7 @@ def test_a_run_starts_from_the_reconstructor_of_a_bundle(runs, tmp_path):
 def test_unknown_kinds_and_missing_runs_are_named(data, tmp_path):
     with pytest.raises(InputError, match="no train slices of spine-t2"):
         open_slices([data], "train", ["spine-t2"])
-    with pytest.raises(InputError, match="there is no configuration"):
+    with pytest.raises(InputError, match="there is no file of settings"):
         make_bundles(tmp_path, tmp_path / "bundles")
 
 
@@ -337,17 +337,17 @@ def test_the_command_trains_lists_settings_and_refuses_what_it_does_not_know(dat
     assert main(["train", "sampling", "--list"]) == 0
     assert "lesion_weight" in capsys.readouterr().out
     assert main([*command, "--set", "stepz=1"]) == 1
-    assert "has no stepz" in capsys.readouterr().err
+    assert "no setting stepz" in capsys.readouterr().err
     assert main(["train", "all", "--config", str(recipe), "--data", str(data), "-o", str(tmp_path / "all")]) == 1
-    assert "a recipe has the tables backbone, netad, pretraining, reconstruction" in capsys.readouterr().err
+    assert "has none of sampling" in capsys.readouterr().err
 
 
 def test_a_recipe_trains_every_stage_and_makes_bundles_in_one_command(data, tmp_path, capsys):
     recipe, runs = tmp_path / "recipe.yaml", tmp_path / "runs"
     recipe.write_text(yaml.safe_dump(tiny_recipe()))
     command = ["train", "all", "--config", str(recipe), "--data", str(data), "-o", str(runs), "--device", "cpu"]
-    assert main([*command, "--set", "guided_8x.stepz=1"]) == 1
-    assert "has no stepz" in capsys.readouterr().err
+    assert main([*command, "--set", "finetune_8x.stepz=1"]) == 1
+    assert "no setting stepz" in capsys.readouterr().err
     assert not runs.exists(), "no stage may begin before all settings are known to be right"
     assert main([*command, "--set", "netad.memory=8"]) == 0
     names = {path.name for path in (runs / "bundles").iterdir()} - {"common"}
@@ -355,10 +355,10 @@ def test_a_recipe_trains_every_stage_and_makes_bundles_in_one_command(data, tmp_
     bundle = load_bundle(str(runs / "bundles" / "knee-pd-8x"))
     assert bundle.netad is not None
     assert bundle.card["configuration"]["netad"]["memory_tokens"] == 8
-    assert bundle.card["recipe"]["guided_8x"]["steps_done"] == 1
-    assert "guided_4x" not in bundle.card["recipe"]
+    assert bundle.card["recipe"]["finetune_8x"]["steps_done"] == 1
+    assert "finetune_4x" not in bundle.card["recipe"]
     assert main([*command, "--set", "memory=8"]) == 1
-    assert "changed with stage.name=value, got 'memory=8'" in capsys.readouterr().err
+    assert "changed with run.name=value, got 'memory=8'" in capsys.readouterr().err
 
 
 def test_noise_is_not_held_against_acquired_lines():
