@@ -35,6 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Train, try, and tell."""
     from pass_recon.common.files import write_json
+    from training.evaluate.statistics import as_plain
     from training.recipe import read_run
     from training.stages.few_shot_transfer import few_shot_transfer
     from training.stages.netad import NetADSettings
@@ -47,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
         told = ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items() if figure != "slices")
         sys.stdout.write(f"{name}: {told} on {figures['slices']:.0f} slices\n")
     if args.outfile:
-        write_json(args.outfile, found)
+        write_json(args.outfile, as_plain(found))
     return 0

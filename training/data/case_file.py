@@ -141,10 +141,7 @@ class CaseShape:
 
 @contextmanager
 def writing_case(path: Path, shape: CaseShape, *, measured: bool, lesion_masks: bool) -> Iterator[CaseWriter]:
-    """Write a case aside; it takes its name only once `CaseWriter.finish` was called and nothing was raised.
-
-    HDF5's lock keeps two processes from writing the same case at once.
-    """
+    """Write a case aside; it takes its name only once `CaseWriter.finish` was called and nothing was raised."""
     with written_aside(path) as aside, h5py.File(aside, "w") as file:
         writer = CaseWriter(file, shape, measured=measured, lesion_masks=lesion_masks)
         yield writer

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
+from pass_recon.common.files import PARTIAL
 from pass_recon.common.parallel import in_parallel
 from pass_recon.types import InputError
 from training.data.case_file import SUFFIX, CaseFile
@@ -94,7 +96,8 @@ def run_jobs(
     )
     for name in names:
         # Left by a process that was killed.
-        (folder / f"{name}{SUFFIX}.partial").unlink(missing_ok=True)
+        for left in folder.glob(f".{escape(name)}{SUFFIX}.*{PARTIAL}"):
+            left.unlink()
     by_name = {outcome.name: outcome for outcome in results}
     return [by_name[name] for name in names]
 

@@ -132,7 +132,7 @@ def test_damaged_files_are_skipped_and_listed(prepared):
     assert "truncated" in skipped["file_brain_AXT1_200_0000006"]
     assert "no ismrmrd_header" in skipped["file_brain_AXT1_200_0000007"]
     assert all(f"skipped: {name}" in prepared.said for name in skipped)
-    assert not list(prepared.dataset.glob("*.partial"))
+    assert not list(prepared.dataset.glob(".*"))
     assert not (prepared.dataset / f"{OTHER_ACQUISITION.name}.h5").exists()
     assert "1 not asked for" in prepared.said
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from pass_recon.common.parallel import in_parallel, run_jobs
+from pass_recon.common.parallel import in_parallel
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from training.data.case_file import CaseFile
-from training.data.jobs import do
+from training.data.jobs import do, run_jobs
 from training.data.manifest import read_manifest
 from training.data.simulated import PatientJob, PatientSettings
 

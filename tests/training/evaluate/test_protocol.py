@@ -48,7 +48,7 @@ def test_the_command_writes_everything(ground, tmp_path, capsys):
     arguments = ["--data", str(ground.data), "--twins", str(ground.twins), "--published", str(published)]
     assert main(["evaluate", str(ground.bundle), *arguments, "-o", str(output), "--quick", "--workers", "1"]) == 0
     assert "results.md" in capsys.readouterr().out
-    assert not list(output.glob("*.partial"))
+    assert not list(output.glob(".*"))
     results = json.loads((output / "results.json").read_text())
     (group,) = results["groups"]
     assert list(group["methods"]) == ["zero-filled", "cg-sense", "l1-wavelet", "equispaced", "random", "population",
