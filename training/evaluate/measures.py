@@ -22,7 +22,7 @@ from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.metrics import lesion_region, qualities
 from pass_recon.types import InputError, PassError
 from training.data.dataset import SliceDataset, Slices
-from training.evaluate.methods import METHODS, PASS, Clock, Trial
+from training.evaluate.methods import METHODS, PASS, Clock, ScannedSlice, indices
 from training.evaluate.selection import Contender, MapSource, Subject, digest
 
 RECORD_VERSION = 1
@@ -44,7 +44,7 @@ class Job:
     methods
         Those that apply.
     maps, regularisation, iterations
-        As in `Trial`.
+        As in `ScannedSlice`.
     twin
         The same slice of the same patient without lesions, where there is one.
     threads, device
@@ -106,8 +106,8 @@ def images_of(job: Job) -> dict[str, Any] | None:
     """
     try:
         with _threads(job.threads), torch.no_grad():
-            slices, trial = _scanned(job)
-            images: dict[str, Any] = {name: image for name, image, _ in _attempts(trial, job.methods)}
+            slices, scanned = _scanned(job)
+            images: dict[str, Any] = {name: image for name, image, _ in _attempts(scanned, job.methods)}
     except (PassError, OSError):
         return None
     return {
@@ -121,16 +121,16 @@ def images_of(job: Job) -> dict[str, Any] | None:
 
 
 def _measured(job: Job) -> Record:
-    slices, trial = _scanned(job)
+    slices, scanned = _scanned(job)
     truth = _magnitude(slices.image)
     regions = [lesion_region(box, (truth.shape[0], truth.shape[1])) for box in slices.boxes]
     results = {}
-    for name, image, seconds in _attempts(trial, job.methods):
+    for name, image, seconds in _attempts(scanned, job.methods):
         whole, *inside = (_rounded(asdict(quality)) for quality in qualities(image, truth, regions))
         results[name] = {
             **whole,
             "inside": inside,
-            "plan": METHODS[name].plan,
+            "plan": METHODS[name].lines,
             "seconds": round(seconds, 4),
         }
     return {
@@ -138,10 +138,10 @@ def _measured(job: Job) -> Record:
         "label": int(slices.label),
         "lesions": len(regions),
         "size": list(truth.shape),
-        "acs": _indices(trial.acs),
+        "acs": list(indices(scanned.acs)),
         "methods": results,
-        "plans": _plans(job, trial),
-        "detection": _detection(slices, trial) if PASS in job.methods else {},
+        "plans": _plans(job, scanned),
+        "detection": _detection(slices, scanned) if PASS in job.methods else {},
     }
 
 
@@ -160,12 +160,12 @@ def _description(job: Job) -> Record:
     }
 
 
-def _scanned(job: Job, subject: Subject | None = None) -> tuple[Slices, Trial]:
+def _scanned(job: Job, subject: Subject | None = None) -> tuple[Slices, ScannedSlice]:
     slices = _read(subject or job.subject).to(job.device)
     published = None
     if job.published is not None and "published" in job.methods:
         published = _bundle(job.published.folder, job.published.identity, job.device)
-    return slices, Trial(
+    return slices, ScannedSlice(
         slices,
         _bundle(job.contender.folder, job.contender.identity, job.device),
         noise=job.noise,
@@ -176,50 +176,47 @@ def _scanned(job: Job, subject: Subject | None = None) -> tuple[Slices, Trial]:
     )
 
 
-def _attempts(trial: Trial, methods: tuple[str, ...]) -> Iterator[tuple[str, NDArray, float]]:
-    """Name, magnitude in the unit of the truth and seconds of each method."""
+def _attempts(scanned: ScannedSlice, methods: tuple[str, ...]) -> Iterator[tuple[str, NDArray, float]]:
+    """Name, magnitude ``(ro, pe)`` in the unit of the truth and seconds of each method."""
     made: dict[Any, tuple[Tensor, float]] = {}
     for name in methods:
         method = METHODS[name]
-        lines = trial.plan(method.plan).lines
-        alike = method.image, tuple(_indices(lines))  # where a patient gets the population's lines, say
+        lines = scanned.lines(method.lines).lines
+        alike = method.image, indices(lines)  # where a patient gets the population's lines, say
         if alike not in made:
-            clock = Clock(trial.device)
+            clock = Clock(scanned.device)
             with clock.running():
-                image = method.image(trial, lines.to(trial.device))
+                image = method.image(scanned, lines)
             made[alike] = image, clock.seconds
         image, seconds = made[alike]
-        if name == PASS:
-            trial.reconstruction = image
-        yield name, _magnitude(image[0] * trial.scale[0].to(image.device)), seconds
+        yield name, _magnitude(image), seconds
 
 
-def _plans(job: Job, trial: Trial) -> dict[str, Any]:
-    """Indices and seconds of every plan that was made; beside a personal one the population's, and the twin's lines."""
-    if "personal" in trial.plans:
-        trial.plan("population")
+def _plans(job: Job, scanned: ScannedSlice) -> dict[str, Any]:
+    """Indices and seconds of all lines chosen; beside personal ones the population's, and those of the twin."""
+    if "personal" in scanned.chosen:
+        scanned.lines("population")
     plans = {
-        name: {"lines": _indices(plan.lines), "seconds": round(plan.seconds, 4)} for name, plan in trial.plans.items()
+        name: {"lines": list(indices(chosen.lines)), "seconds": round(chosen.seconds, 4)}
+        for name, chosen in scanned.chosen.items()
     }
     if job.twin is not None and "personal" in plans:
         _, twin = _scanned(job, job.twin)
-        plans["twin"] = {"lines": _indices(twin.plan("personal").lines)}
+        plans["twin"] = {"lines": list(indices(twin.lines("personal").lines))}
     return plans
 
 
-def _detection(slices: Slices, trial: Trial) -> dict[str, Any]:
-    """What the detector says of the ACS image and of the reconstruction; nothing where there is no detector."""
-    netad = trial.bundle.netad
-    if netad is None or trial.reconstruction is None:
+def _detection(slices: Slices, scanned: ScannedSlice) -> dict[str, Any]:
+    """What the detector of PASS saw in the ACS image and in the reconstruction; nothing where there is none."""
+    made = scanned.reconstructions.get(indices(scanned.plan.lines))
+    if made is None or made.anomaly_map is None:
         return {}
-    seen = {"glimpse": trial.glimpse, "final": netad(trial.reconstruction)}
+    seen = {"glimpse": (scanned.plan.score, scanned.plan.anomaly_map), "final": (made.score[0], made.anomaly_map)}
+    mask = slices.anomaly_mask.cpu()
     return {
-        name: {
-            "score": round(float(result.score[0]), _DIGITS),
-            "pixels": pixel_histograms(result.map[0], slices.anomaly_mask),
-        }
-        for name, result in seen.items()
-        if result is not None
+        name: {"score": round(float(score), _DIGITS), "pixels": pixel_histograms(anomaly_map, mask)}
+        for name, (score, anomaly_map) in seen.items()
+        if score is not None and anomaly_map is not None
     }
 
 
@@ -249,11 +246,6 @@ def _threads(count: int) -> Iterator[None]:
 
 def _magnitude(image: Tensor) -> NDArray[np.float32]:
     return image.abs().float().cpu().numpy()
-
-
-def _indices(mask: Tensor) -> list[int]:
-    indices: list[int] = mask.nonzero().flatten().tolist()
-    return indices
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -261,9 +261,6 @@ def _unique(items: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
-_SHOWN = ("zero-filled", "l1-wavelet", "population", PASS)
-
-
 def draw(
     output: Path,
     groups: Sequence[Mapping[str, Any]],
@@ -340,7 +337,7 @@ def _example(pair: tuple[str, str], records: Sequence[Record], jobs: Mapping[str
         key=lambda record: (value(record, PASS, "psnr", inside), record["key"]),
     )
     job = jobs[ranked[len(ranked) // 2]["key"]]
-    return replace(job, methods=tuple(name for name in job.methods if name in _SHOWN))
+    return replace(job, methods=tuple(name for name in job.methods if METHODS[name].pictured))
 
 
 def _draw_example(output: Path, images: Mapping[str, Any]) -> str:

@@ -101,8 +101,6 @@ def bootstrap(values: ArrayLike, patients: Sequence[str], *, resamples: int = 20
 
 
 METRICS = ("psnr", "ssim", "nmse")
-# PASS minus each of these: what its lines, its map and its training are worth.
-COMPARED = ("population", "equispaced", "no-map", "l1-wavelet", "published")
 GroupName = tuple[str, str, float | None]
 
 
@@ -138,8 +136,8 @@ def group_summary(records: list[Record], contender: Contender, *, resamples: int
                 "whole": difference(records, PASS, name, inside=False, **settings),
                 "inside": difference(records, PASS, name, inside=True, **settings),
             }
-            for name in COMPARED
-            if {name, PASS} <= set(names)
+            for name in names
+            if METHODS[name].compared and PASS in names
         },
         "detection": {
             where: found
@@ -190,7 +188,7 @@ def _method(records: Sequence[Record], name: str, settings: Mapping[str, int]) -
     plans = [record["plans"][record["methods"][name]["plan"]] for record in records]
     return {
         "title": METHODS[name].title,
-        "plan": METHODS[name].plan,
+        "plan": METHODS[name].lines,
         **{metric: interval(metric, False) for metric in METRICS},
         "inside": {metric: interval(metric, True) for metric in METRICS},
         "lines": float(np.mean([len(plan["lines"]) for plan in plans])),

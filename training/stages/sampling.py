@@ -22,8 +22,7 @@ from torch.nn import functional
 from pass_recon.common.settings import checked
 from pass_recon.config import NetworkConfig, SamplerConfig
 from pass_recon.physics.fourier import fft1c, ifft1c
-from pass_recon.preparation import intensity_scale
-from pass_recon.reconstruction.classical import zero_filled
+from pass_recon.preparation import prepare
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import select_lines
@@ -161,8 +160,7 @@ class SamplingObjective(nn.Module):
         self, slices: Slices, kspace: Tensor, coil_maps: Tensor, acceleration: float
     ) -> tuple[Tensor, Tensor]:
         """Logits ``(b, pe)`` and the map ``(b, ro, pe)`` from the ACS of each slice, exactly as at the scanner."""
-        acs = acs_of(kspace.shape[-1], acceleration).to(kspace.device)
-        image = zero_filled(kspace / intensity_scale(kspace, acs).unsqueeze(-3), coil_maps, acs)
+        image = prepare(kspace, acs_of(kspace.shape[-1], acceleration), coil_maps=coil_maps).acs_image
         seen = torch.stack([self._look(slices, number, image[number]) for number in range(len(image))])
         names = [bundle_name(kind, acceleration) for kind in kinds_of(slices)]
         each = [self.sampler(name)(image[n : n + 1], seen[n : n + 1]) for n, name in enumerate(names)]

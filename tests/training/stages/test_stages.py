@@ -344,7 +344,7 @@ def test_the_command_trains_lists_settings_and_refuses_what_it_does_not_know(dat
 
 def test_a_recipe_trains_every_stage_and_makes_bundles_in_one_command(data, tmp_path, capsys):
     recipe, runs = tmp_path / "recipe.yaml", tmp_path / "runs"
-    recipe.write_text(yaml.safe_dump(tiny_recipe()))
+    recipe.write_text(yaml.safe_dump(tiny_recipe(), sort_keys=False))
     command = ["train", "all", "--config", str(recipe), "--data", str(data), "-o", str(runs), "--device", "cpu"]
     assert main([*command, "--set", "finetune_8x.stepz=1"]) == 1
     assert "no setting stepz" in capsys.readouterr().err
