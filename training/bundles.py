@@ -76,7 +76,7 @@ def train_all(
 
 
 def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = (), recipe: Path | None = None) -> list[Path]:
-    """Write a bundle for every kind and acceleration that the stages were trained for, replacing older ones.
+    """Write a bundle for every examination and acceleration that the stages were trained for, replacing older ones.
 
     An acceleration gets the reconstructor for it that has most runs before it. Where personal lines were no better than
     the population's on validation patients, a bundle has no AS network.
@@ -104,12 +104,12 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = (), reci
     reconstructors = {run: _reconstructor(run) for run in trained.values()}
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in results]
     folders = []
-    for kind in sampling.kinds:
+    for examination in sampling.examinations:
         for acceleration in sampling.accelerations:
-            name, reconstruction = bundle_name(kind, acceleration), trained[acceleration]
+            name, reconstruction = bundle_name(examination, acceleration), trained[acceleration]
             lines = settings_of(reconstruction, ReconstructionSettings).lines
             sampler = _sampler(runs / "sampling", name, sampling.network, lines)
-            anatomy, contrast = kind.split("-")
+            anatomy, contrast = examination.split("-")
             bundle = Bundle(
                 name=name,
                 anatomy=anatomy,
@@ -118,7 +118,7 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = (), reci
                 acs_fraction=acs_fraction(acceleration),
                 reconstructor=reconstructors[reconstruction],
                 sampler=sampler,
-                netad=netads.get(kind),
+                netad=netads.get(examination),
                 card=_description(runs, reconstruction, name, measured, recipe),
             )
             shared = ("reconstructor", "backbone", "netad")

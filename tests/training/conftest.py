@@ -82,8 +82,6 @@ def prepared(fastmri: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare
         str(dataset),
         "--workers",
         "1",
-        "--few-shot",
-        "12",
     ]
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []

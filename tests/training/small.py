@@ -15,7 +15,7 @@ from training.engine.trainer import Trainer
 from training.stages.reconstruction import ReconstructionSettings
 from training.stages.sampling import SamplingSettings
 
-KINDS = ("brain-flair", "knee-pd")
+EXAMINATIONS = ("brain-flair", "knee-pd")
 LINES = 48
 RECONSTRUCTOR = ReconstructorConfig(
     denoiser=NetworkConfig("unet", {"channels": [6, 8]}),
@@ -23,7 +23,14 @@ RECONSTRUCTOR = ReconstructorConfig(
     stages=1,
     cg_iterations=3,
 )
-COMMON: dict[str, Any] = {"kinds": KINDS, "batch": 2, "epoch": 4, "warmup": 1, "validation_slices": 2, "rows": 24}
+COMMON: dict[str, Any] = {
+    "examinations": EXAMINATIONS,
+    "batch": 2,
+    "epoch": 4,
+    "warmup": 1,
+    "validation_slices": 2,
+    "rows": 24,
+}
 
 
 def simulate(folder: Path) -> Path:
@@ -49,7 +56,7 @@ def sampling_settings(reconstruction: Path, **changes: Any) -> SamplingSettings:
 
 def tiny_recipe() -> dict[str, dict[str, Any]]:
     """Every stage in one step, the reconstructor five times."""
-    once = {"steps": 1, "epoch": 1, "batch": 1, "validation_slices": 2, "kinds": list(KINDS)}
+    once = {"steps": 1, "epoch": 1, "batch": 1, "validation_slices": 2, "examinations": list(EXAMINATIONS)}
     networks = {"stage": "reconstruction", "lines": LINES, "rows": 24, "reconstructor": to_dict(RECONSTRUCTOR)}
     trained = {"netad": "netad", "sampling": "sampling"}
     tables: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ from pass_recon.metrics import lesion_region, qualities
 from pass_recon.types import InputError, PassError
 from training.data.dataset import SliceDataset, Slices
 from training.evaluate.methods import METHODS, PASS, Clock, ScannedSlice, indices
-from training.evaluate.selection import Contender, MapSource, Subject, digest
+from training.evaluate.selection import EvaluatedBundle, MapSource, SliceEntry, digest
 
 RECORD_VERSION = 1
 _DIGITS = 6
@@ -35,9 +35,9 @@ class Job:
 
     Attributes
     ----------
-    contender, published
+    bundle, published
         The bundles.
-    subject
+    entry
         The slice.
     noise
         σ; None for that of the case.
@@ -45,42 +45,42 @@ class Job:
         Those that apply.
     maps, regularisation, iterations
         As in `ScannedSlice`.
-    twin
+    lesion_free
         The same slice of the same patient without lesions, where there is one.
     threads, device
         How to compute; no part of the key.
     """
 
-    contender: Contender
-    subject: Subject
+    bundle: EvaluatedBundle
+    entry: SliceEntry
     noise: float | None
     methods: tuple[str, ...]
     maps: MapSource = "true"
     regularisation: float | None = None
     iterations: int = 100
-    published: Contender | None = None
-    twin: Subject | None = None
+    published: EvaluatedBundle | None = None
+    lesion_free: SliceEntry | None = None
     threads: int = 1
     device: str = "cpu"
 
     @property
     def key(self) -> str:
         """Made of all that the record depends on, where the files lie left out."""
-        subject = {name: value for name, value in asdict(self.subject).items() if name != "folder"}
+        entry = {name: value for name, value in asdict(self.entry).items() if name != "folder"}
         uses_l1 = self.regularisation is not None
         return digest(
             [
                 RECORD_VERSION,
                 __version__,
-                self.contender.label,
-                self.contender.identity,
-                subject,
+                self.bundle.label,
+                self.bundle.identity,
+                entry,
                 self.noise,
                 self.methods,
                 self.maps,
                 [self.regularisation, self.iterations] if uses_l1 else None,
                 self.published.identity if self.published is not None and "published" in self.methods else None,
-                self.twin.fingerprint if self.twin is not None else None,
+                self.lesion_free.fingerprint if self.lesion_free is not None else None,
             ]
         )
 
@@ -100,7 +100,7 @@ def died(job: Job, reason: str) -> Record:
 
 
 def images_of(job: Job) -> dict[str, Any] | None:
-    """What a figure shows: magnitudes ``(ro, pe)`` of ``truth`` and of each method by name, ``boxes``, ``subject``.
+    """What a figure shows: magnitudes ``(ro, pe)`` of ``truth`` and of each method by name, ``boxes``, ``entry``.
 
     None where the data or a bundle are at fault.
     """
@@ -114,8 +114,8 @@ def images_of(job: Job) -> dict[str, Any] | None:
         **images,
         "truth": _magnitude(slices.image),
         "boxes": slices.boxes,
-        "subject": job.subject,
-        "bundle": job.contender.label,
+        "entry": job.entry,
+        "bundle": job.bundle.label,
         "noise": job.noise,
     }
 
@@ -146,28 +146,28 @@ def _measured(job: Job) -> Record:
 
 
 def _description(job: Job) -> Record:
-    subject = job.subject
+    entry = job.entry
     return {
         "key": job.key,
-        "bundle": job.contender.label,
-        "dataset": subject.dataset,
-        "case": subject.case,
-        "slice": subject.index,
-        "patient": subject.patient,
+        "bundle": job.bundle.label,
+        "dataset": entry.dataset,
+        "case": entry.case,
+        "slice": entry.index,
+        "patient": entry.patient,
         "noise": job.noise,
         "maps": job.maps,
         "l1_weight": job.regularisation,
     }
 
 
-def _scanned(job: Job, subject: Subject | None = None) -> tuple[Slices, ScannedSlice]:
-    slices = _read(subject or job.subject).to(job.device)
+def _scanned(job: Job, entry: SliceEntry | None = None) -> tuple[Slices, ScannedSlice]:
+    slices = _read(entry or job.entry).to(job.device)
     published = None
     if job.published is not None and "published" in job.methods:
         published = _bundle(job.published.folder, job.published.identity, job.device)
     return slices, ScannedSlice(
         slices,
-        _bundle(job.contender.folder, job.contender.identity, job.device),
+        _bundle(job.bundle.folder, job.bundle.identity, job.device),
         noise=job.noise,
         maps=job.maps,
         published=published,
@@ -193,16 +193,16 @@ def _attempts(scanned: ScannedSlice, methods: tuple[str, ...]) -> Iterator[tuple
 
 
 def _plans(job: Job, scanned: ScannedSlice) -> dict[str, Any]:
-    """Indices and seconds of all lines chosen; beside personal ones the population's, and those of the twin."""
+    """Indices and seconds of all lines chosen; beside personal ones the population's, and those of the lesion_free."""
     if "personal" in scanned.chosen:
         scanned.lines("population")
     plans = {
         name: {"lines": list(indices(chosen.lines)), "seconds": round(chosen.seconds, 4)}
         for name, chosen in scanned.chosen.items()
     }
-    if job.twin is not None and "personal" in plans:
-        _, twin = _scanned(job, job.twin)
-        plans["twin"] = {"lines": list(indices(twin.lines("personal").lines))}
+    if job.lesion_free is not None and "personal" in plans:
+        _, lesion_free = _scanned(job, job.lesion_free)
+        plans["lesion_free"] = {"lines": list(indices(lesion_free.lines("personal").lines))}
     return plans
 
 
@@ -211,7 +211,10 @@ def _detection(slices: Slices, scanned: ScannedSlice) -> dict[str, Any]:
     made = scanned.reconstructions.get(indices(scanned.plan.lines))
     if made is None or made.anomaly_map is None:
         return {}
-    seen = {"glimpse": (scanned.plan.score, scanned.plan.anomaly_map), "final": (made.score[0], made.anomaly_map)}
+    seen = {
+        "acs_image": (scanned.plan.score, scanned.plan.anomaly_map),
+        "reconstruction": (made.score[0], made.anomaly_map),
+    }
     mask = slices.anomaly_mask.cpu()
     return {
         name: {"score": round(float(score), _DIGITS), "pixels": pixel_histograms(anomaly_map, mask)}
@@ -220,10 +223,10 @@ def _detection(slices: Slices, scanned: ScannedSlice) -> dict[str, Any]:
     }
 
 
-def _read(subject: Subject) -> Slices:
-    dataset = SliceDataset(subject.folder, cases=[subject.case])
+def _read(entry: SliceEntry) -> Slices:
+    dataset = SliceDataset(entry.folder, cases=[entry.case])
     try:
-        return dataset[dataset.entries.index((subject.case, subject.index))]
+        return dataset[dataset.entries.index((entry.case, entry.index))]
     finally:
         dataset.close()
 

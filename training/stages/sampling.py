@@ -3,7 +3,7 @@
 Differences from the paper: errors stand in decibels, as in stage 1; the second term weighs the whole error around the
 anomalies and not only its part on the chosen lines, where measured data leaves little error to learn from; lines are
 the best by their logits, slightly shaken, so that training sees the exact budget that scans have; one AS network serves
-all kinds at an acceleration, on top of the population lines of each; these go on learning, much faster than the
+all examinations at an acceleration, on top of the population lines of each; these go on learning, much faster than the
 network, so that what all patients need is not left to it.
 """
 
@@ -41,13 +41,13 @@ from training.stages.losses import (
     acs_of,
     bundle_name,
     decibels,
-    kinds_of,
-    scans,
+    examinations_of,
     squared_error,
+    validation_scans,
     with_a_gradient,
     with_fair_noise,
 )
-from training.stages.reconstruction import KINDS, ReconstructionSettings, mean_psnr
+from training.stages.reconstruction import EXAMINATIONS, ReconstructionSettings, mean_psnr
 
 STAGE = "sampling"
 _REACH = 0.5  # σ(5 · 0.5) = 0.92
@@ -65,7 +65,7 @@ class SamplingSettings(TrainingSettings):
         Run folder of stage 1.
     netad
         Run folder of the detectors; empty for a simulated detector.
-    kinds, accelerations
+    examinations, accelerations
         As in stage 1, or fewer.
     network
         The AS network.
@@ -85,7 +85,7 @@ class SamplingSettings(TrainingSettings):
 
     reconstruction: RunPath = ""
     netad: RunPath = ""
-    kinds: tuple[str, ...] = KINDS
+    examinations: tuple[str, ...] = EXAMINATIONS
     accelerations: tuple[float, ...] = (4.0, 8.0)
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("line_network"))
     rows: int = 64
@@ -110,10 +110,10 @@ class SamplingObjective(nn.Module):
         self.reconstructor.requires_grad_(False)
         self.samplers = nn.ModuleDict(
             {
-                bundle_name(kind, acceleration): LineSampler(
+                bundle_name(examination, acceleration): LineSampler(
                     SamplerConfig(stage_1.lines, settings.network, acs_fraction(acceleration), centred=True)
                 )
-                for kind in settings.kinds
+                for examination in settings.examinations
                 for acceleration in settings.accelerations
             }
         )
@@ -122,7 +122,9 @@ class SamplingObjective(nn.Module):
             logits = load_weights(settings.reconstruction, f"populations.{name}.")["logits"]
             sampler.population.logits.data.copy_(within_reach(logits, acceleration_of(name)))
         for acceleration in settings.accelerations:
-            first, *others = (self.sampler(bundle_name(kind, acceleration)) for kind in settings.kinds)
+            first, *others = (
+                self.sampler(bundle_name(examination, acceleration)) for examination in settings.examinations
+            )
             for other in others:
                 other.personal = first.personal
 
@@ -145,9 +147,9 @@ class SamplingObjective(nn.Module):
         for acceleration in self.settings.accelerations:
             logits, acs_map = self.line_logits(slices, kspace, coil_maps, acceleration)
             lines = self._explored(logits, acceleration, generator)
-            guide = _on_rows(acs_map, rows)
+            seen = _on_rows(acs_map, rows)
             fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
-            image, _ = self.reconstructor(fair, maps, lines, lambda _, guide=guide: guide)
+            image, _ = self.reconstructor(fair, maps, lines, lambda _, seen=seen: seen)
             error = decibels(squared_error(image, truth, around)).where(around.flatten(1).any(1), 0.0)
             parts["lesion"].append(error.mean())
             parts["image"].append(decibels(squared_error(image, truth)).mean())
@@ -162,7 +164,7 @@ class SamplingObjective(nn.Module):
         """Logits ``(b, pe)`` and the map ``(b, ro, pe)`` from the ACS of each slice, exactly as at the scanner."""
         image = prepare(kspace, acs_of(kspace.shape[-1], acceleration), coil_maps=coil_maps).acs_image
         seen = torch.stack([self._look(slices, number, image[number]) for number in range(len(image))])
-        names = [bundle_name(kind, acceleration) for kind in kinds_of(slices)]
+        names = [bundle_name(examination, acceleration) for examination in examinations_of(slices)]
         each = [self.sampler(name)(image[n : n + 1], seen[n : n + 1]) for n, name in enumerate(names)]
         # A sampler gives no gradient to its population: this is zero, and does.
         populations = torch.stack([self.sampler(name).population(kspace.shape[-1]) for name in names])
@@ -200,10 +202,10 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
         objective = SamplingObjective(settings, detectors)
         faster = {f"samplers.{name}.population": settings.lines_rate for name in objective.samplers}
         trainer = Trainer(objective, settings, run, processes, faster=faster)
-        sources = open_slices(data, "train", settings.kinds)
+        sources = open_slices(data, "train", settings.examinations)
         detect = None if detectors else simulated_map
         batches = Batches(sources, settings, processes, first=trainer.step, detect=detect)
-        examples = validation_slices(open_slices(data, "validation", settings.kinds), settings.validation_slices)
+        examples = validation_slices(open_slices(data, "validation", settings.examinations), settings.validation_slices)
         common = validation_slices(sources, settings.centred_on)
         for step in trainer.steps():
             for part, slices in enumerate(batches.of(step)):
@@ -211,14 +213,14 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
             trainer.advance()
             if trainer.epoch() and processes.first:
                 averaged: Any = deepcopy(trainer.averaged.module)
-                before = settle_populations(averaged, common, examples, processes.device)
+                before = choose_population_logits(averaged, common, examples, processes.device)
                 personal = planned(averaged, examples, processes.device, personal=True)
                 write_validation_figure(run.figure(trainer.epoch()), personal, f"step {trainer.step}")
                 after = mean_psnr(personal)
                 trainer.keep(averaged, **after, **{f"gain {name}": after[name] - before[name] for name in before})
 
 
-def settle_populations(
+def choose_population_logits(
     objective: SamplingObjective, common: Sequence[Slices], examples: Sequence[Slices], device: torch.device
 ) -> dict[str, float]:
     """Centre each population on its patients unless its own lines are better: a worse one would flatter personal lines.
@@ -247,7 +249,7 @@ def centre_populations(objective: SamplingObjective, common: Sequence[Slices], d
         slices = collate([item]).to(device)
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=chance)
         for acceleration in settings.accelerations:
-            name = bundle_name(kinds_of(slices)[0], acceleration)
+            name = bundle_name(examinations_of(slices)[0], acceleration)
             if kspace.shape[-1] == objective.sampler(name).config.lines:
                 asked.setdefault(name, []).append(objective.line_logits(slices, kspace, coil_maps, acceleration)[0])
     for name, logits in asked.items():
@@ -261,7 +263,9 @@ def planned(
     """Whole slices from the patient's own lines, or from the population's, in a quiet and in a noisy scan."""
     settings, results = objective.settings, []
     quiet_and_noisy = (
-        scan for noise in settings.noise for scan in scans(examples, settings.accelerations, (noise, noise), device)
+        scan
+        for noise in settings.noise
+        for scan in validation_scans(examples, settings.accelerations, (noise, noise), device)
     )
     for scan in quiet_and_noisy:
         pe = scan.kspace.shape[-1]

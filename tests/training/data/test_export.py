@@ -156,5 +156,5 @@ def test_the_reference_tool_reconstructs_fastmri_s_own_image(prepared, tmp_path)
 
 def test_what_is_no_fastmri_volume_is_refused(prepared, tmp_path, capsys):
     assert main(["fastmri2mrd", str(prepared.annotations), "-o", str(tmp_path / "x.h5")]) == 1
-    assert "truncated or not HDF5" in capsys.readouterr().err
+    assert "is not HDF5" in capsys.readouterr().err
     assert not (tmp_path / "x.h5").exists()

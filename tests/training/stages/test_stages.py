@@ -23,7 +23,14 @@ from pass_recon.sampling.lines import calibration_width, select_lines
 from pass_recon.sampling.population import straight_through
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
-from tests.training.small import KINDS, LINES, reconstruction_settings, sampling_settings, stopped_after, tiny_recipe
+from tests.training.small import (
+    EXAMINATIONS,
+    LINES,
+    reconstruction_settings,
+    sampling_settings,
+    stopped_after,
+    tiny_recipe,
+)
 from training.bundles import make_bundles
 from training.data.dataset import collate, open_slices
 from training.engine.run_folder import WEIGHTS, load_weights, read_tensors
@@ -33,7 +40,7 @@ from training.stages.reconstruction import ReconstructionObjective, train_recons
 from training.stages.sampling import (
     SamplingObjective,
     centre_populations,
-    settle_populations,
+    choose_population_logits,
     surroundings,
     train_sampling,
 )
@@ -51,7 +58,7 @@ def runs(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(data):
-    slices = collate([source[0] for source in open_slices([data], "train", KINDS)])
+    slices = collate([source[0] for source in open_slices([data], "train", EXAMINATIONS)])
     return replace(slices, anomaly_map=slices.anomaly_mask.float())
 
 
@@ -67,7 +74,9 @@ def test_stage_1_writes_what_it_promises(runs):
 
 def test_gradients_reach_networks_weights_and_the_lines_of_the_kinds_in_the_batch(batch):
     torch.manual_seed(0)
-    objective = ReconstructionObjective(reconstruction_settings(accelerations=(4.0,), kinds=(*KINDS, "brain-t1")))
+    objective = ReconstructionObjective(
+        reconstruction_settings(accelerations=(4.0,), examinations=(*EXAMINATIONS, "brain-t1"))
+    )
     # What starts at zero lets no gradient past it.
     for parameter in objective.reconstructor.parameters():
         torch.nn.init.normal_(parameter, std=0.05) if not parameter.any() else None
@@ -94,7 +103,7 @@ def test_stage_1_gets_better_on_one_batch(batch):
 def test_a_batch_costs_what_its_slices_cost_one_by_one(batch, data):
     objective = ReconstructionObjective(reconstruction_settings(noise=(0.0, 0.0), accelerations=(1.0,)))
     together = objective(batch)["loss"]
-    each = [collate([source[0]]) for source in open_slices([data], "train", KINDS)]
+    each = [collate([source[0]]) for source in open_slices([data], "train", EXAMINATIONS)]
     alone = [objective(replace(item, anomaly_map=item.anomaly_mask.float()))["loss"] for item in each]
     torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-3, rtol=1e-4)
 
@@ -157,14 +166,14 @@ def test_the_plan_of_stage_2_depends_on_the_acs_alone(runs, batch):
 def test_populations_are_centred_on_their_patients(runs, data):
     objective = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
     torch.nn.init.normal_(objective.samplers["brain-flair-4x"].personal.coefficients)
-    slices = [source[0] for source in open_slices([data], "train", KINDS)]
+    slices = [source[0] for source in open_slices([data], "train", EXAMINATIONS)]
     knee = collate([slices[1]])
     kspace = knee.kspace(noise=0.01, fixed=True)
     before = objective.line_logits(knee, kspace, knee.coil_maps, 4.0)[0].detach()
     population = objective.sampler("knee-pd-4x").population(LINES).detach().clone()
     centre_populations(objective, slices, torch.device("cpu"))
     torch.testing.assert_close(objective.line_logits(knee, kspace, knee.coil_maps, 4.0)[0].detach(), before)
-    # One patient of each kind, seen with other noise: nearly all that it asks for is the population's now.
+    # One patient of each examination, seen with other noise: nearly all that it asks for is the population's now.
     left = before[0] - objective.sampler("knee-pd-4x").population(LINES).detach()
     assert float(left.abs().max()) < 0.2 * float((before[0] - population).abs().max())
 
@@ -187,7 +196,7 @@ def test_a_population_keeps_its_own_lines_where_centring_makes_them_worse(runs, 
 
     monkeypatch.setattr("training.stages.sampling.centre_populations", centre)
     monkeypatch.setattr("training.stages.sampling.planned", planned)
-    psnr = settle_populations(objective, [], [], torch.device("cpu"))
+    psnr = choose_population_logits(objective, [], [], torch.device("cpu"))
     assert psnr == {"knee-pd-4x": pytest.approx(40.0, abs=1e-4)}
     expected = own + asked if worse == "own" else own
     torch.testing.assert_close(sampler.population(LINES).detach(), expected)
@@ -210,8 +219,8 @@ def test_stage_1_again_takes_the_lines_of_stage_2_and_leaves_them(runs, data, tm
     objective = ReconstructionObjective(settings)
     objective.load_state_dict(load_weights(tmp_path))
     acs, budget = acs_of(LINES, 4.0), line_budget(LINES, 4.0)
-    for kind in KINDS:
-        name = f"{kind}-4x"
+    for examination in EXAMINATIONS:
+        name = f"{examination}-4x"
         logits = load_weights(runs / "sampling", f"samplers.{name}.population.")["logits"]
         assert torch.equal(objective.chosen_lines(name, LINES), select_lines(logits, acs, budget))
         torch.testing.assert_close(objective.populations[name].logits, 8 * logits)
@@ -327,7 +336,7 @@ def test_two_processes_average_to_the_gradient_of_a_doubled_batch(data, batch, t
 def test_the_command_trains_lists_settings_and_refuses_what_it_does_not_know(data, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "reconstruction: {steps: 1, epoch: 1, batch: 1, validation_slices: 1, kinds: [brain-flair], lines: 48,\n"
+        "reconstruction: {steps: 1, epoch: 1, batch: 1, validation_slices: 1, examinations: [brain-flair], lines: 48,\n"
         "  reconstructor: {stages: 1, denoiser: {name: unet, settings: {channels: [4]}},"
         " enhancer: {name: gated_unet, settings: {channels: [4]}}}}\n"
     )
@@ -351,7 +360,7 @@ def test_a_recipe_trains_every_stage_and_makes_bundles_in_one_command(data, tmp_
     assert not runs.exists(), "no stage may begin before all settings are known to be right"
     assert main([*command, "--set", "netad.memory=8"]) == 0
     names = {path.name for path in (runs / "bundles").iterdir()} - {"common"}
-    assert names == {f"{kind}-{acceleration}x" for kind in KINDS for acceleration in (4, 8)}
+    assert names == {f"{examination}-{acceleration}x" for examination in EXAMINATIONS for acceleration in (4, 8)}
     bundle = load_bundle(str(runs / "bundles" / "knee-pd-8x"))
     assert bundle.netad is not None
     assert bundle.card["configuration"]["netad"]["memory_tokens"] == 8
