@@ -55,19 +55,16 @@ def sampling_settings(reconstruction: Path, **changes: Any) -> SamplingSettings:
 
 
 def tiny_recipe() -> dict[str, dict[str, Any]]:
-    """Every stage in one step, the reconstructor five times."""
+    """Every stage in one step, and a reconstructor for 8× alone on top."""
     once = {"steps": 1, "epoch": 1, "batch": 1, "validation_slices": 2, "examinations": list(EXAMINATIONS)}
     networks = {"stage": "reconstruction", "lines": LINES, "rows": 24, "reconstructor": to_dict(RECONSTRUCTOR)}
     trained = {"netad": "netad", "sampling": "sampling"}
     tables: dict[str, dict[str, Any]] = {
         "backbone": {"size": LINES, "model": dict(TINY_BACKBONE.model)},
         "netad": {"backbone": "backbone", "size": LINES, "annotated": 2, "normal": 2, "memory": 4},
-        "pretraining": networks,
-        "reconstruction": {**networks, "initial": "pretraining"},
+        "reconstruction": networks,
         "sampling": {"reconstruction": "reconstruction", "netad": "netad"},
-        "finetune": {**networks, **trained, "initial": "reconstruction"},
-        "finetune_4x": {**networks, **trained, "initial": "finetune", "accelerations": [4.0]},
-        "finetune_8x": {**networks, **trained, "initial": "finetune", "accelerations": [8.0]},
+        "finetune": {**networks, **trained, "initial": "reconstruction", "accelerations": [8.0]},
     }
     return {name: {**once, **table} for name, table in tables.items()}
 
