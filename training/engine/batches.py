@@ -68,9 +68,8 @@ class Batches:
         self._device = processes.device
         self._items: Iterator[Slices] | None = None
 
-    def of(self, step: int) -> Iterator[Slices]:
-        """The batches of the step that is due, on the device."""
-        del step  # the loader began at the right one and goes on in order; the word is for the reader of the loop
+    def of_step(self) -> Iterator[Slices]:
+        """The batches of the step that is due, on the device; the next call gives those of the next step."""
         if self._items is None:
             self._items = iter(self._loader)
         for _ in range(self._parts):

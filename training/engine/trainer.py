@@ -2,7 +2,7 @@
 
 trainer = Trainer(objective, settings, run, processes)
 for step in trainer.steps():
-for slices in batches.of(step):
+for slices in batches.of_step():
 trainer.learn(slices)
 trainer.advance()
 if trainer.epoch():

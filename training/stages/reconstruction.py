@@ -44,7 +44,7 @@ from training.stages.losses import (
 
 STAGE = "reconstruction"
 EXAMINATIONS = ("brain-t1", "brain-flair", "knee-pd")
-# Stage 2 presses logits together around the last line chosen (`train_sampling.within_reach`); this undoes it.
+# Stage 2 presses logits together around the last line chosen (`training.stages.sampling.within_reach`); this undoes it.
 _FIRMER = 8.0
 
 
@@ -206,7 +206,7 @@ def train_reconstruction(
         batches = Batches(sources, settings, processes, first=trainer.step, rows=settings.rows, detect=detect)
         examples = _examples(settings, data, detect)
         for step in trainer.steps():
-            for part, slices in enumerate(batches.of(step)):
+            for part, slices in enumerate(batches.of_step()):
                 trainer.learn(slices, step_generator(settings, step, processes, part))
             trainer.advance()
             if trainer.epoch() and processes.first:

@@ -208,7 +208,7 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
         examples = validation_slices(open_slices(data, "validation", settings.examinations), settings.validation_slices)
         common = validation_slices(sources, settings.centred_on)
         for step in trainer.steps():
-            for part, slices in enumerate(batches.of(step)):
+            for part, slices in enumerate(batches.of_step()):
                 trainer.learn(slices, step_generator(settings, step, processes, part))
             trainer.advance()
             if trainer.epoch() and processes.first:
