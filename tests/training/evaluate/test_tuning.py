@@ -9,8 +9,8 @@ import pytest
 from pass_recon.types import InputError
 from training.evaluate.measures import Job, measure
 from training.evaluate.methods import L1
-from training.evaluate.protocol import best_exponents, tune, tuned, tuning_entries
 from training.evaluate.selection import slice_entries
+from training.evaluate.tuning import best_exponents, tune, tuned, tuning_entries
 
 
 def search(best: float, calls: list[int] | None = None) -> dict[int, float]:
