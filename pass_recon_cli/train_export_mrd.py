@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Acquire the case and write it."""
-    from gadgets.patient_file import patient_header, write_patient
+    from gadgets.converters.patient_file import patient_header, write_patient
     from training.data.case_file import CaseFile
     from training.data.export import acquired
 

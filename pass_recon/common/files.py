@@ -20,6 +20,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    aside.touch(exist_ok=False)  # a folder that cannot be written to is named here, and not by what writes the content
     try:
         yield aside
         aside.replace(path)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from gadgets.chain import run_chain
+from gadgets.converters.patient_file import read_truth
 from gadgets.mrd import RECONSTRUCTION_SERIES, array_of
-from gadgets.patient_file import read_truth
+from gadgets.mrd.scan_file import ScanFile
 from gadgets.properties import Properties
-from gadgets.scan_file import ScanFile
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, NORMAL
 from tests.training.data.fastmri_files import KNEE
