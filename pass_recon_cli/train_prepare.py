@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pass_recon.anatomies import ANATOMIES
+
 if TYPE_CHECKING:
     from training.data.fastmri_plus import Annotations
     from training.data.jobs import Job, Outcome
@@ -64,8 +66,8 @@ def _add_fastmri_options(group: Any) -> None:
 
 
 def _add_simulation_options(group: Any) -> None:
-    group.add_argument("--anatomy", choices=("brain", "knee"), default="brain", help="default: %(default)s")
-    group.add_argument("--contrast", help="t1, flair, pd …; default: from a volume's name, flair or pd for patients")
+    group.add_argument("--anatomy", choices=tuple(ANATOMIES), default="brain", help="default: %(default)s")
+    group.add_argument("--contrast", help="t1, flair, pd …; default: from a volume's name; for patients the usual one")
     group.add_argument("--coils", type=int, default=12, metavar="N", help="default: %(default)s")
     group.add_argument(
         "--noise",
@@ -170,7 +172,7 @@ def _simulated_jobs(args: argparse.Namespace) -> list[Job]:
 
     settings = PatientSettings(
         anatomy=args.anatomy,
-        contrast=args.contrast or ("pd" if args.anatomy == "knee" else "flair"),
+        contrast=args.contrast or ANATOMIES[args.anatomy].contrasts[0],
         shape=tuple(args.matrix),
         coils=args.coils,
         slices=args.slices,

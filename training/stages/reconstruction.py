@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pass_recon.anatomies import ANATOMIES
 from pass_recon.common.settings import checked
 from pass_recon.config import ReconstructorConfig
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
@@ -43,7 +44,7 @@ from training.stages.losses import (
 )
 
 STAGE = "reconstruction"
-EXAMINATIONS = ("brain-t1", "brain-flair", "knee-pd")
+EXAMINATIONS = tuple(f"{name}-{contrast}" for name, anatomy in ANATOMIES.items() for contrast in anatomy.contrasts)
 # Stage 2 presses logits together around the last line chosen (`training.stages.sampling.within_reach`); this undoes it.
 _FIRMER = 8.0
 
