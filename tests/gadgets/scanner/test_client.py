@@ -305,6 +305,21 @@ def test_a_server_that_stops_reading_is_given_up(tmp_path):
     assert error.endswith("acquisitions sent, the server is given up: it took no line for 0.5 s")
 
 
+def test_a_late_plan_is_told_and_no_error(patient, tmp_path, capsys):
+    def late(channel, count):
+        if count == len(ACS) + 1:
+            reason = "no personal plan within the deadline of 50 ms"
+            plan = plan_image(0, PE, every_other_edge(0, PE), PASS_source="population", PASS_fallback=reason)
+            channel.send(protocol.encode(plan))
+
+    with FakeServer(misbehave=late) as server:
+        where = ["-a", "127.0.0.1", "-p", str(server.port), "--closed-loop", "--plan-timeout", "0.3"]
+        assert main(["scan", *where, "-f", str(patient), "-o", str(tmp_path / "out.h5")]) == 0
+    said = capsys.readouterr()
+    assert "population (no personal plan within the deadline of 50 ms)" in said.out
+    assert "deadline" not in said.err
+
+
 def test_what_images_say_of_themselves_is_a_warning(patient, tmp_path, capsys):
     def misbehave(channel, count):
         if count == 20:
