@@ -16,6 +16,10 @@ FORBIDDEN = {
     "pass_recon": ["gadgets", "training", "pass_recon_cli", "ismrmrd", "gadgetron", "argparse"],
     "gadgets": ["training", "pass_recon_cli"],
     "training": ["gadgets", "pass_recon_cli"],
+    "training/data": [f"training.{name}" for name in ("engine", "evaluate", "stages", "recipe", "bundles")],
+    "training/engine": [f"training.{name}" for name in ("evaluate", "stages", "recipe", "bundles")],
+    "training/evaluate": [f"training.{name}" for name in ("stages", "recipe", "bundles")],
+    "training/stages": [f"training.{name}" for name in ("recipe", "bundles")],
     "pass_recon/physics": [
         f"pass_recon.{name}" for name in ("anomaly", "sampling", "reconstruction", "bundles", "pipeline", "phantom")
     ],
