@@ -25,6 +25,7 @@ from gadgets.mrd.images import (
     remarks,
     score_meta,
     seconds_meta,
+    sentences,
 )
 from gadgets.mrd.readout import Readouts, is_for_images, is_noise, remove_oversampling
 from gadgets.mrd.slices import Slice, SliceKey, SliceSorter
@@ -59,6 +60,7 @@ __all__ = [
     "remove_oversampling",
     "score_meta",
     "seconds_meta",
+    "sentences",
     "slice_message",
     "slices_of",
 ]

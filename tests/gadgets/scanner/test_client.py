@@ -324,7 +324,7 @@ def test_what_images_say_of_themselves_is_a_warning(patient, tmp_path, capsys):
     def misbehave(channel, count):
         if count == 20:
             image = ismrmrd.Image.from_array(np.ones((8, 6), dtype=np.uint16), slice=1, image_series_index=1)
-            image.meta = {"PASS_fallback": "no coil maps", "PASS_quality": ["dead coil 3", "spike"]}
+            image.meta = {"PASS_fallback": "no coil maps", "PASS_quality": "spike", "PASS_quality_reason": "coil 2"}
             channel.send(protocol.encode(image))
             channel.send(protocol.encode(image))
 
@@ -332,7 +332,7 @@ def test_what_images_say_of_themselves_is_a_warning(patient, tmp_path, capsys):
         where = ["-a", "127.0.0.1", "-p", str(server.port)]
         assert main(["scan", "-q", *where, "-f", str(patient), "-o", str(tmp_path / "out.h5")]) == 0
     assert capsys.readouterr().err == (
-        "pass-recon scan: warning: slice 1: no coil maps\npass-recon scan: warning: slice 1: dead coil 3, spike\n"
+        "pass-recon scan: warning: slice 1: no coil maps\npass-recon scan: warning: slice 1: spike: coil 2\n"
     )
 
 
