@@ -62,7 +62,9 @@ def check_coils(samples: Tensor) -> tuple[Tensor, list[QualityFinding]]:
     noisy = alive & ~hears & ~dead & ~wild
     median = float(loudness[alive & ~wild].median())
     findings = [
-        QualityFinding(word, f"{_named(which)} {what}, left out (RMS {_values(loudness[which] / median)} of the median)")
+        QualityFinding(
+            word, f"{_named(which)} {what}, left out (RMS {_values(loudness[which] / median)} of the median)"
+        )
         for word, which, what in (
             ("dead_coil", dead, "without signal"),
             ("wild_coil", wild, "far louder than the others"),

@@ -56,9 +56,7 @@ class Inspection:
 
 
 @torch.no_grad()
-def inspect(
-    kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = None, multiband: int = 1
-) -> Inspection:
+def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = None, multiband: int = 1) -> Inspection:
     """Look for what is wrong with one slice.
 
     It takes tens of milliseconds for 16 coils and 320 × 320, and no coil maps. What only a reconstruction can tell,

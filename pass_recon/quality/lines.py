@@ -124,7 +124,9 @@ class CentralLines:
     def _triples(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours ``(triples, 2 · taps · coils, rows)`` and the lines between them ``(triples, coils, rows)``."""
         shifted = torch.cat([samples.roll(-tap, 1)[:, self.rows] for tap in _TAPS])
-        return torch.cat((shifted[..., :-2], shifted[..., 2:])).movedim(-1, 0), samples[:, self.rows, 1:-1].movedim(-1, 0)
+        return torch.cat((shifted[..., :-2], shifted[..., 2:])).movedim(-1, 0), samples[:, self.rows, 1:-1].movedim(
+            -1, 0
+        )
 
 
 def _virtual(samples: Tensor, coils: int) -> Tensor:
