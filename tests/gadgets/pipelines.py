@@ -54,9 +54,8 @@ class Detecting(Pipeline):
         lines = self.acs(pe)
         lines[pe - (round(pe / self.acceleration) - int(lines.sum())) :] = True
         order = tuple(lines.nonzero().flatten().flip(0).tolist())
-        return SamplingPlan(
-            lines, order, self.acceleration, "personal", score=0.5, bundle=self.name, quality=self.quality
-        )
+        told: dict[str, Any] = {"score": 0.5, "bundle": self.name, "quality": self.quality}
+        return SamplingPlan(lines, order, self.acceleration, "personal", **told)
 
     def reconstruct(self, kspace: Any, line_mask: Any, **kwargs: Any) -> Reconstruction:
         """CG-SENSE with a map beside it."""
