@@ -16,6 +16,7 @@ import numpy as np
 from ismrmrd import xsd
 from numpy.typing import NDArray
 
+from gadgets.mrd.header_xml import read_header
 from gadgets.mrd.scan_file import without_version
 from pass_recon.anatomies import anatomy_named
 from pass_recon.common.files import written_aside
@@ -88,8 +89,8 @@ def fastmri_header(scan: FastMriKspace) -> xsd.ismrmrdHeader:
     """
     slices, coils, readout, phase = scan.shape
     try:
-        header = xsd.CreateFromDocument(without_version(scan.header_xml))
-    except (ValueError, TypeError) as error:
+        header = read_header(without_version(scan.header_xml))
+    except InputError as error:
         raise InputError(f"the ismrmrd_header cannot be read: {error}") from error
     if len(header.encoding) != 1:
         raise InputError(f"the ismrmrd_header describes {len(header.encoding)} encodings instead of 1")

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import ismrmrd.xsd
-
+from gadgets.mrd.header_xml import read_header, texts_of
 from gadgets.mrd.noise import noise_bandwidth
 from gadgets.properties import Properties
-from pass_recon.anatomies import recognise
+from pass_recon.anatomies import Recognition, recognise
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range
 from pass_recon.types import InputError
 
@@ -25,6 +24,12 @@ _log = logging.getLogger(__name__)
 _SEPARATE_CALIBRATION = ("separate", "external")
 # More missing lines on one side than on the other, as a share of all, before it is called partial Fourier.
 _PARTIAL_FOURIER = 0.05
+
+# Where headers tell what was examined, without marks and in small letters. Of several names the first is the closest to
+# the images.
+_BODY_PARTS = ("bodypartexamined", "bodypart", "bodyregion", "anatomicregion")
+_NAMES = ("protocolname", "seriesdescription", "seriesname", "sequencename", "sequencedescription", "studydescription",
+          "examdescription", "requestedproceduredescription", "performedprocedurestepdescription")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,17 @@ class Encoding:
 class ScanContext:
     """A scan's header and the user's properties: all that a stage must know besides the data.
 
-    ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``; empty where the header does not tell.
-
     Parameters
     ----------
     header
         ISMRMRD XML.
     properties
         Settings of the chain.
+
+    Attributes
+    ----------
+    recognition
+        What was examined, as the header tells, and how it tells it.
 
     Raises
     ------
@@ -114,13 +122,18 @@ class ScanContext:
 
     def __init__(self, header: bytes | str, properties: Properties) -> None:
         self.properties = properties
-        parsed = _parse(header)
+        parsed = read_header(header)
         if not parsed.encoding:
             raise InputError("the header describes no encoding")
         self._encodings: list[Any] = parsed.encoding
         self.noise_bandwidth = noise_bandwidth(parsed)
-        self.examination = _recognised(parsed)
+        self.recognition = _recognised(header)
         self.first_encoding = self.encoding(0)
+
+    @property
+    def examination(self) -> str:
+        """Anatomy and contrast as bundles are named, ``brain-t1``; empty where the header does not tell."""
+        return self.recognition.examination
 
     def encoding(self, space: int) -> Encoding:
         """The encoding space that an acquisition refers to.
@@ -145,27 +158,11 @@ class ScanContext:
         return {}
 
 
-def _recognised(parsed: Any) -> str:
-    measurement, study = parsed.measurementInformation, parsed.studyInformation
-    names = [
-        getattr(part, name, None) or ""
-        for part, name in (
-            (measurement, "protocolName"),
-            (measurement, "seriesDescription"),
-            (measurement, "sequenceName"),
-            (study, "studyDescription"),
-        )
-    ]
-    found = recognise(getattr(study, "bodyPartExamined", None) or "", names)
+def _recognised(header: bytes | str) -> Recognition:
+    body_parts = texts_of(header, _BODY_PARTS)
+    found = recognise(next((part for part in body_parts if part.lower() != "unknown"), ""), texts_of(header, _NAMES))
     _log.info("the header tells of %s: %s", found.examination or "no known examination", found.reason)
-    return found.examination
-
-
-def _parse(header: bytes | str) -> Any:
-    try:
-        return ismrmrd.xsd.CreateFromDocument(header)
-    except (ValueError, TypeError) as error:  # what xsdata raises for text that is no XML, and for missing elements
-        raise InputError(f"not an ISMRMRD header: {error}") from error
+    return found
 
 
 def _encoding(encoding: Any) -> Encoding:

@@ -9,14 +9,12 @@ import selectors
 import threading
 import time
 from collections import Counter
-from typing import Any
 
-import ismrmrd.xsd
-
+from gadgets.mrd.header_xml import read_header
 from gadgets.protocol import DATA_MESSAGES, Channel, Message, MessageId, PeerLost, ProtocolError, name_of
 from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
-from gadgets.server.configuration import Configuration, differing_properties, find, parse, parse_xml
+from gadgets.server.configuration import Configuration, differing_properties, find, parse
 from gadgets.server.queries import answer
 from gadgets.server.settings import ServerSettings
 from pass_recon.types import InputError
@@ -87,7 +85,7 @@ class Session:
         header_xml = self._read_header()
         if header_xml is None:
             return
-        header = _parse_header(header_xml)
+        header = read_header(header_xml)
         self._chain = Chain(configuration, header_xml, header, self._client, self._client.report, self._settings)
         self._stream(configuration, self._chain)
 
@@ -198,11 +196,3 @@ class Session:
 
 def _counts(counter: Counter[str]) -> str:
     return " ".join(f"{count} {name}" for name, count in counter.items()) or "nothing"
-
-
-def _parse_header(document: bytes) -> Any:
-    parse_xml(document, "the ISMRMRD header")  # without entities, before less careful parsers see it
-    try:
-        return ismrmrd.xsd.CreateFromDocument(document)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"not an ISMRMRD header: {error}") from error
