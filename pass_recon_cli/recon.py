@@ -46,18 +46,17 @@ def run(args: argparse.Namespace) -> int:
                     failures.append(item)
                 else:
                     output.append(item)
-            if not any(failure.severity == "input" for failure in failures):
-                output.keep()
         finally:
-            output.discard()
+            output.keep()
     for failure in failures:
-        sys.stderr.write(f"pass-recon recon: {failure.message}\n")
+        warning = "warning: " if failure.severity == "warning" else ""
+        sys.stderr.write(f"pass-recon recon: {warning}{failure.message}\n")
     if not output.kept:
         sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
         return 1
     if not args.quiet:
         sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
-    return 1 if failures else 0
+    return 1 if any(failure.severity != "warning" for failure in failures) else 0
 
 
 def _with_bar(source: Any, *, quiet: bool) -> Iterable[Any]:

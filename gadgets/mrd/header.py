@@ -102,17 +102,16 @@ class Encoding:
 class ScanContext:
     """A scan's header and the user's properties: all that a stage must know besides the data.
 
+    ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``, empty where the header does not tell;
+    ``examination_reason`` says why. ``protocol`` is the protocol's name, empty where there is none, and ``slices`` how
+    many there are to be.
+
     Parameters
     ----------
     header
         ISMRMRD XML.
     properties
         Settings of the chain.
-
-    Attributes
-    ----------
-    recognition
-        What was examined, as the header tells, and how it tells it.
 
     Raises
     ------
@@ -127,13 +126,11 @@ class ScanContext:
             raise InputError("the header describes no encoding")
         self._encodings: list[Any] = parsed.encoding
         self.noise_bandwidth = noise_bandwidth(parsed)
-        self.recognition = _recognised(header)
+        self.examination, self.examination_reason = _recognised(header)
+        self.protocol = getattr(parsed.measurementInformation, "protocolName", None) or ""
+        slices = parsed.encoding[0].encodingLimits.slice
+        self.slices = 1 if slices is None else slices.maximum - slices.minimum + 1
         self.first_encoding = self.encoding(0)
-
-    @property
-    def examination(self) -> str:
-        """Anatomy and contrast as bundles are named, ``brain-t1``; empty where the header does not tell."""
-        return self.recognition.examination
 
     def encoding(self, space: int) -> Encoding:
         """The encoding space that an acquisition refers to.

@@ -54,11 +54,12 @@ class Failure:
     message
         What happened, with the slice and the value.
     severity
-        ``"input"``: the data are at fault. ``"processing"``: a model, the device or a deadline.
+        ``"input"``: the data are at fault. ``"processing"``: a model or the device. ``"warning"``: nothing is lost,
+        though it is not what was asked for; no Error message is made of it.
     """
 
     message: str
-    severity: Literal["input", "processing"]
+    severity: Literal["input", "processing", "warning"]
 
 
 # A stage: what comes in, the scan → what goes out. `prepare(scan)` may take long, and makes the stage.
@@ -145,7 +146,8 @@ class GadgetConnection:
         """
         if isinstance(item, Failure):
             _log.warning("%s", item.message)
-            self._failures.append(item)
+            if item.severity != "warning":
+                self._failures.append(item)
         else:
             check_types(item)
             self._channel.send(protocol.encode(item))

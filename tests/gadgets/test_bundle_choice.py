@@ -73,7 +73,7 @@ def test_examination_is_found_wherever_the_header_tells_it(said):
     text = HEADER[: HEADER.index("{study}")] + said + HEADER[HEADER.index("<experimental") :].format(space=SPACE)
     scan = ScanContext(text, Properties())
     assert scan.examination == "brain-t1"
-    assert "brain" in scan.recognition.reason
+    assert "brain" in scan.examination_reason
     # The body part vetoes wherever it stands.
     vetoed = text.replace("<experimental", "<x><bodyPartExamined>LIVER</bodyPartExamined></x><experimental", 1)
     vetoed = vetoed.replace(">HEAD<", "><").replace(">BRAIN<", "><").replace(">Brain<", "><")
