@@ -62,18 +62,15 @@ class NoiseAdjust:
     def _add_noise(self, acquisition: Acquisition) -> None:
         if not self._adjusts or self._dwell_us is not None:
             return
-        if self._noise and [acquisition.active_channels] != self._noise.coils:
-            raise InputError(
-                f"a noise scan has {acquisition.active_channels} coils, the one before it {self._noise.coils[0]}"
-            )
         self._noise.add(acquisition)
 
     def _whiten(self, acquisition: Acquisition, dwell_us: float) -> Acquisition:
-        [coils] = self._noise.coils
-        if acquisition.active_channels != coils:
+        coils = self._noise.coils
+        if acquisition.active_channels not in coils:
             if self._passes_others:
                 return acquisition
-            raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {coils}")
+            had = ", ".join(map(str, coils))
+            raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {had}")
         return _with_data(acquisition, self._noise.whiten(acquisition.data, dwell_us))
 
 
