@@ -273,7 +273,7 @@ def test_configuration_survives_json() -> None:
         "name": "ViT-B-16",
         "pretrained": "openai",
     }
-    with pytest.raises(BundleError, match="unknown backbone settings tag"):
+    with pytest.raises(BundleError, match="no setting tag, only fingerprint"):
         BackboneConfiguration.from_dict({"name": "ViT-B-16", "tag": "openai"})
 
 
