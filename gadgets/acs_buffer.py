@@ -56,10 +56,10 @@ def buffer_lines(acquisitions: Iterable[Any], scan: mrd.ScanContext) -> Iterator
             yield from dropped.line(acquisition, error)
         yield from warnings.new([*scan.remarks, *readouts.remarks])
         for ended in slices.ended_by(acquisition):
-            yield from dropped.summary(ended.key, ended.received)
+            yield from dropped.summary(ended.key)
             yield from finished.over(ended)
     for left, truncated in slices.rest():
-        yield from dropped.summary(left.key, left.received)
+        yield from dropped.summary(left.key)
         yield from finished.left(left, truncated=truncated)
     yield from finished.rest()
     yield from dropped.rest()

@@ -12,9 +12,6 @@ from gadgets import mrd
 from gadgets.protocol.connection import Failure
 from pass_recon.types import InputError
 
-# Share of a slice's lines beyond which dropping them is more than a blemish.
-_MUCH = 0.1
-
 
 class Warnings:
     """Says each thing once a scan."""
@@ -142,14 +139,13 @@ class DroppedLines:
         self._counts[key, reason] += 1
         if self._counts[key, reason] == 1:
             step = acquisition.idx.kspace_encode_step_1
-            yield Failure(f"{key}, encoding step {step} dropped: {error}", "warning")
+            yield Failure(f"{key}, encoding step {step} dropped: {error}", "input")
 
-    def summary(self, key: mrd.SliceKey, received: int) -> Iterator[Failure]:
-        """A slice is over: what it lost is an error if it is much."""
+    def summary(self, key: mrd.SliceKey) -> Iterator[Failure]:
+        """A slice is over."""
         total = sum(count for (slice_key, _), count in self._counts.items() if slice_key == key)
-        much = total > _MUCH * received
-        if total > 1 or much:
-            yield Failure(f"{key}: {total} of {received} acquisitions dropped in all", "input" if much else "warning")
+        if total > 1:
+            yield Failure(f"{key}: {total} acquisitions dropped in all", "input")
 
     def rest(self) -> Iterator[Failure]:
         """The scan is over."""

@@ -11,7 +11,7 @@ from gadgetron.types.recon_data import ReconData
 from ismrmrd import Image
 
 from gadgets import mrd
-from gadgets.protocol.connection import Stage, run_gadget
+from gadgets.protocol.connection import Failure, Stage, run_gadget
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -44,12 +44,13 @@ def reconstruct(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeli
 
     Yields
     ------
-    For each slice the image and, unless the property ``anomaly`` is off, directly after it the map. Failures.
+    For each slice the image and, where a detector has looked at it, directly after it the map. Failures.
     """
     from gadgets import fallback
 
-    numbers = count(1)
+    numbers, explained = count(1), False
     for message in messages:
+        explained |= isinstance(message, ReconData | Failure)
         if not isinstance(message, ReconData):
             yield message
             continue
@@ -61,19 +62,22 @@ def reconstruct(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeli
                 yield from _images(result, data, scan, next(numbers))
             if failure is not None:
                 yield failure
+    if not explained:
+        yield Failure("no slice came to be reconstructed: a stage before has failed", "processing")
 
 
 def _images(result: Reconstruction, data: mrd.SliceData, scan: mrd.ScanContext, number: int) -> Iterator[Image]:
     from gadgets.mrd import geometry
+    from gadgets.pipelines import bundle_reason
 
     shape = (data.kspace.shape[1], data.kspace.shape[2])
     boxes = geometry.boxes_to_recon_space(result.boxes[0], shape, data.encoding) if result.boxes else ()
-    meta = mrd.reconstruction_meta(result, data, scan, boxes)
+    meta = mrd.reconstruction_meta(result, data, scan, boxes, bundle_reason(scan))
     image = geometry.to_recon_space(result.image, data.encoding)
     yield mrd.image_from_slice(
         image, data.header, data.encoding, series=mrd.RECONSTRUCTION_SERIES, index=number, meta=meta
     )
-    if scan.properties.anomaly:
+    if scan.properties.anomaly and result.anomaly_map is not None:
         anomaly_map = geometry.map_to_recon_space(result.anomaly_map, data.encoding)
         yield mrd.image_from_slice(
             anomaly_map, data.header, data.encoding, series=mrd.MAP_SERIES, index=number, meta=meta

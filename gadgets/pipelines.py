@@ -28,6 +28,7 @@ def pipeline_for(scan: ScanContext) -> Pipeline:
     InputError
         If there is no such device, or the bundle is for another acceleration.
     """
+    _log.info("bundle %s", bundle_reason(scan))
     return _load(scan.properties, scan.examination)
 
 
@@ -61,12 +62,18 @@ def chosen_bundle(properties: Properties, examination: str) -> str | None:
     if properties.bundle != "auto":
         return properties.bundle
     name = f"{examination}-{properties.acceleration:g}x"
-    if name in shipped_bundles():
-        return name
-    _log.info(
-        "no shipped bundle for %s at %g×: the classical pair", examination or "this header", properties.acceleration
-    )
-    return None
+    return name if name in shipped_bundles() else None
+
+
+def bundle_reason(scan: ScanContext) -> str:
+    """Why a scan gets the bundle that it gets, in words for whoever looks at the images."""
+    properties = scan.properties
+    if properties.bundle != "auto":
+        return "asked for"
+    if (name := chosen_bundle(properties, scan.examination)) is not None:
+        return f"{name}: {scan.examination_reason}"
+    wanted = f"{scan.examination or 'this scan'} at {properties.acceleration:g}x"
+    return f"classical: no bundle for {wanted}: {scan.examination_reason}"
 
 
 def _load(properties: Properties, examination: str) -> Pipeline:

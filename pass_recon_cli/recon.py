@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pass_recon_cli.properties import add_property_options, properties_of
 
+if TYPE_CHECKING:
+    from gadgets.converters.image_file import ImageFile
+    from gadgets.protocol.connection import Failure
+
 DESCRIPTION = """Reconstruct an MRD file with the stages that run in the Gadgetron chain, in one process and without a
-server. The images are stored as the stock Gadgetron client stores them. Nothing is written if the input is at fault."""
+server. The images are stored as the stock Gadgetron client stores them. Whatever can be made of the file is kept; if
+anything was at fault, it is said and the exit code is 1."""
 EXAMPLE = "example: pass-recon recon -f patient.h5 -o out.h5 --acceleration 8"
 
 
@@ -32,12 +37,15 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
     from gadgets.chain import run_chain
     from gadgets.converters.image_file import ImageFile, default_group
+    from gadgets.mrd import remarks
     from gadgets.mrd.scan_file import ScanFile
     from gadgets.protocol.connection import Failure
+    from pass_recon.types import PassError
 
     properties = properties_of(args)
     group = args.out_group or default_group()
     failures: list[Failure] = []
+    said: dict[str, None] = {}  # ordered, without repetitions
     with ScanFile(args.filename, args.in_group) as source:
         output = ImageFile(args.outfile, group)
         try:
@@ -45,9 +53,19 @@ def run(args: argparse.Namespace) -> int:
                 if isinstance(item, Failure):
                     failures.append(item)
                 else:
+                    said |= dict.fromkeys(remarks(item))
                     output.append(item)
+        except PassError as error:  # the images that were made before are images all the same
+            failures.append(Failure(str(error), "input"))
         finally:
             output.keep()
+    told = {failure.message for failure in failures}
+    failures += [Failure(remark, "warning") for remark in said if remark not in told]
+    return _told(failures, output, args)
+
+
+def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace) -> int:
+    """Say what happened; returns the exit code."""
     for failure in failures:
         warning = "warning: " if failure.severity == "warning" else ""
         sys.stderr.write(f"pass-recon recon: {warning}{failure.message}\n")

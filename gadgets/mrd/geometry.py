@@ -33,10 +33,8 @@ def to_recon_space(image: Tensor, encoding: Encoding) -> Tensor:
     return ifft2c(resize_centre(fft2c(image), encoding.recon_shape)) * gain
 
 
-def map_to_recon_space(anomaly_map: Tensor | None, encoding: Encoding) -> Tensor:
-    """The same for a map ``(ro, pe)`` in 0 to 1, interpolated linearly so that it stays there; zeros for no map."""
-    if anomaly_map is None:
-        return torch.zeros(encoding.recon_shape)
+def map_to_recon_space(anomaly_map: Tensor, encoding: Encoding) -> Tensor:
+    """The same for a map ``(ro, pe)`` in 0 to 1, interpolated linearly so that it stays there."""
     cropped = resize_centre(anomaly_map, _field_of_view(anomaly_map, encoding))
     if tuple(cropped.shape) == encoding.recon_shape:
         return cropped

@@ -217,18 +217,17 @@ def _calibration_mode(encoding: Any) -> str:
 def _steps(limit: Any, pe: int) -> tuple[int, tuple[int, int], tuple[str, ...]]:
     """The step through the centre, the first and the last step, and what had to be mended of what the header says.
 
-    Limits that are all zero say nothing. Lines that fill the grid leave no choice of the centre: with any other than
-    line ``pe // 2`` some would fall off it.
+    Limits that are all zero say nothing. A centre that was rounded the wrong way, or left at 0, would push lines off
+    the grid. What is wrong by more can only be told from the lines: the limits may be as wrong as the centre.
     """
     if limit is None or limit.maximum <= limit.minimum:
         return pe // 2, (0, pe - 1), ()
     first, last, centre = limit.minimum, limit.maximum, limit.center
     below, above = centre - first - pe // 2, last - centre - (pe - 1 - pe // 2)  # steps off the grid on either side
     wanted = centre
-    if last - first + 1 == pe:
+    if last - first + 1 == pe and (below in (1, -1) or centre <= first):
         wanted = first + pe // 2
-    elif last - first + 1 < pe and (max(below, above) == 1 or not first <= centre <= last):
-        # Rounded the wrong way, or not told at all: the nearest centre with which all lines have a place.
+    elif last - first + 1 < pe and max(below, above) == 1:
         wanted = centre - max(below, 0) + max(above, 0)
     if wanted == centre:
         return centre, (first, last), ()

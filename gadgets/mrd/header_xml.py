@@ -88,7 +88,7 @@ def _root(document: bytes | str) -> ElementTree.Element:
         except UnicodeDecodeError:
             continue
         except (ElementTree.ParseError, ValueError) as error:
-            raise InputError(f"not an ISMRMRD header: not well-formed XML: {error}") from error
+            raise InputError(f"the ISMRMRD header is not well-formed XML: {error}") from error
     raise AssertionError("every byte is Latin-1")
 
 

@@ -25,6 +25,15 @@ PLAN_ROLE = "SamplingPlan"
 _BOX_COLOUR, _SOLID, _VISIBLE = (1.0, 0.0, 0.0), 0, 1
 _ACQUISITION_FIELDS = ("acquisition_time_stamp", "measurement_uid", "physiology_time_stamp", "user_int", "user_float")
 _GEOMETRY_FIELDS = ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position")
+_GADGETRON_NAMES = {
+    "DataRole": "GADGETRON_DataRole",
+    "ImageComment": "GADGETRON_ImageComment",
+    "ImageProcessingHistory": "GADGETRON_ImageProcessingHistory",
+    "SeriesDescription": "GADGETRON_SeqDescription",
+    "WindowCenter": "GADGETRON_WindowCenter",
+    "WindowWidth": "GADGETRON_WindowWidth",
+    "PASS_scale": "GADGETRON_ScaleRatio",
+}
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
@@ -58,24 +67,67 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
 
 
 def reconstruction_meta(
-    result: Reconstruction, data: SliceData, scan: ScanContext, boxes: Sequence[Box]
+    result: Reconstruction, data: SliceData, scan: ScanContext, boxes: Sequence[Box], bundle_reason: str
 ) -> dict[str, Any]:
-    """What is told with a reconstruction and everything made from it; ``boxes`` in pixels of the image sent."""
+    """What is told with a reconstruction and everything made from it.
+
+    ``boxes`` are in pixels of the image sent; ``bundle_reason`` says why the scan got its bundle.
+    """
     method = "CG-SENSE" if result.bundle == "classical" else result.bundle
     meta: dict[str, Any] = {
         "DataRole": "Image",
+        "Keep_image_geometry": "1",  # a FIRE host turns the image by its own rules otherwise
         "ImageProcessingHistory": ["PASS", method],
+        "SequenceDescription": scan.protocol or "PASS",
         "PASS_slice": str(data.key.slice),
         "PASS_bundle": result.bundle,
+        "PASS_bundle_reason": bundle_reason,
         "PASS_acceleration": f"{scan.properties.acceleration:g}",
         "PASS_lines_used": f"{int(data.line_mask.sum())} of {data.encoding.pe}",
     }
     if data.encoding.partial_fourier is not None:
         meta["PASS_partial_fourier"] = f"{data.encoding.partial_fourier:g}"
+    score = result.score[0] if result.score else None
+    meta["ImageComment"] = _comment(result, method, meta["PASS_lines_used"], score)
     if result.anomaly_map is None and scan.properties.anomaly:
         meta["PASS_anomaly"] = f"unavailable: no detector in bundle {result.bundle}"
-    score = result.score[0] if result.score else None
     return meta | score_meta(score) | boxes_meta(boxes) | fallback_meta(result.fallback) | seconds_meta(result.seconds)
+
+
+def _comment(result: Reconstruction, method: str, lines: str, score: float | None) -> list[str]:
+    """Remarks for DICOM's ImageComments, which joins them by underscores."""
+    said = ["PASS", method, f"{lines} lines"]
+    if score is not None:
+        said.append(f"anomaly score {score:.2f}")
+    if result.fallback is not None:
+        said.append("fallback")
+    return [*said, "not for clinical use"]
+
+
+def in_both_conventions(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Meta with the names that Gadgetron's clients read beside those of FIRE hosts, where the two differ."""
+    return {**meta, **{theirs: meta[ours] for ours, theirs in _GADGETRON_NAMES.items() if ours in meta}}
+
+
+def described(title: str, window: int, **more: str) -> dict[str, str]:
+    """What a viewer is to be told of an image of a series: its name, and the window in stored values.
+
+    ``PASS_scale`` is stored values per unit, which Gadgetron calls ScaleRatio. No RescaleSlope is given: a window then
+    counts in rescaled values, and must be whole numbers, which no unit of k-space can promise.
+    """
+    return {
+        "SeriesDescription": title,
+        "SequenceDescriptionAdditional": title,
+        "WindowCenter": str(window // 2),
+        "WindowWidth": str(window),
+        **more,
+    }
+
+
+def remarks(image: Image) -> list[str]:
+    """What whoever asked for a scan should know of an image beside seeing it: why it is not the one asked for."""
+    said = [image.meta.get(name) for name in ("PASS_fallback", "PASS_quality")]
+    return [f"slice {image.slice}: {text if isinstance(text, str) else ', '.join(text)}" for text in said if text]
 
 
 def is_plan(item: object) -> bool:
@@ -163,5 +215,5 @@ def _header(acquisition: AcquisitionHeader, encoding: Encoding, kind: int, serie
 
 def _image(data: NDArray[Any], header: ImageHeader, meta: Mapping[str, Any]) -> Image:
     attributes = Meta()
-    attributes.update(meta)
+    attributes.update(in_both_conventions(meta))
     return Image(head=header, data=np.ascontiguousarray(data), meta=attributes)

@@ -4,7 +4,7 @@
 of it. ``bytes`` and ``recon_data``: reading what peers send.
 """
 
-from gadgets.protocol.bytes import PeerLost, ProtocolError
+from gadgets.protocol.bytes import PeerLost, PeerStalled, ProtocolError
 from gadgets.protocol.channel import Channel
 from gadgets.protocol.messages import (
     DATA_MESSAGES,
@@ -16,6 +16,7 @@ from gadgets.protocol.messages import (
     encode,
     error,
     header,
+    image_without_meta,
     is_error_text,
     is_warning_text,
     message_of,
@@ -31,6 +32,7 @@ __all__ = [
     "Message",
     "MessageId",
     "PeerLost",
+    "PeerStalled",
     "ProtocolError",
     "close",
     "config_file",
@@ -38,6 +40,7 @@ __all__ = [
     "encode",
     "error",
     "header",
+    "image_without_meta",
     "is_error_text",
     "is_warning_text",
     "message_of",

@@ -190,9 +190,9 @@ def test_a_chain_whose_stages_differ_in_a_property_warns_the_client(port: int) -
     execute = '<external><execute name="gadgets.{0}" target="{0}" type="python"/>{1}</external>'
     at_8 = '<configuration><property name="acceleration" value="8"/></configuration>'
     chain = execute.format("acs_buffer", at_8) + execute.format("anomaly_overlay", "")
-    texts = [message.item for message in talk(port, scan(configuration(chain))) if message.id == MessageId.TEXT]
+    answer = of_kind(talk(port, scan(configuration(chain))), MessageId.TEXT)
+    texts = [message.item for message in answer if protocol.is_warning_text(message.item)]
     assert len(texts) == 1
-    assert protocol.is_warning_text(texts[0])
     assert "differ in the property 'acceleration': 8 for gadgets.acs_buffer, 4 for gadgets.anomaly_overlay" in texts[0]
 
 
