@@ -74,8 +74,9 @@ class NoiseAdjust:
         if acquisition.active_channels not in coils and not self._passes_others:
             had = ", ".join(map(str, coils))
             raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {had}")
-        whitened = self._noise.whiten(acquisition.data, dwell_us)
-        return acquisition if whitened is acquisition.data else _with_data(acquisition, whitened)
+        data = acquisition.data
+        whitened = self._noise.whiten(data, dwell_us)
+        return acquisition if whitened is data else _with_data(acquisition, whitened)
 
 
 class RemoveROOversampling:
