@@ -108,7 +108,7 @@ def _one(
 def _all_findings(own: Inspection, other: Inspection | None) -> tuple[QualityFinding, ...]:
     known = {finding.word for finding in own.findings}
     more = () if other is None else tuple(each for each in other.findings if each.word not in known)
-    return own.findings + tuple(replace(each, sentence=f"calibration: {each.sentence}") for each in more)
+    return (*(replace(each, sentence=f"calibration: {each.sentence}") for each in more), *own.findings)
 
 
 def joined(results: Sequence[Reconstruction], *, one: bool) -> Reconstruction:

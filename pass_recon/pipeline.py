@@ -53,9 +53,8 @@ class Pipeline:
     anomaly
         Whether to look for anomalies. Without, the networks are given a map of zeros.
     guard
-        ``"warn"``: the network's image is held against lines that it was not made from, and against CG-SENSE, which
-        about doubles the time; what does not stand is among the findings on quality. ``"replace"``: CG-SENSE's image
-        then takes its place. It is an attribute too: switch it off after the first slice of a scan to save the time.
+        ``"warn"``: the network's image is held against left-out lines and CG-SENSE, which about doubles the time; what
+        does not stand is told in ``quality``. ``"replace"``: CG-SENSE's image takes its place. An attribute, too.
 
     Raises
     ------
@@ -136,12 +135,11 @@ class Pipeline:
         found = inspect(kspace, lines)
         quality = (*check_matrix(shape, TrainedFor()), *found.findings)
         if found.empty:
-            return replace(
-                self.population_plan(shape[1], reachable=reachable, fallback=quality[-1].sentence), quality=quality
-            )
+            plan = self.population_plan(shape[1], reachable=reachable, fallback=quality[-1].sentence)
+            return replace(plan, quality=quality)
         known = None if coil_maps is None else self._maps(coil_maps, kspace[None])[:, found.coils]
-        usable, calibration_lines = found.kspace[found.coils][None], found.calibration_lines.cpu()
-        prepared = prepare(usable, lines, coil_maps=known, calibration_lines=calibration_lines)
+        usable, trusted = found.kspace[found.coils][None], found.calibration_lines.cpu()
+        prepared = prepare(usable, lines, coil_maps=known, calibration_lines=trusted)
         seen = self._look(prepared.acs_image)
         looked = perf_counter()
         logits = self.bundle.sampler(prepared.acs_image, None if seen is None else seen.map)[0].cpu()
@@ -254,7 +252,7 @@ class Pipeline:
     def _guarded(
         self, scan: CleanScan, prepared: PreparedScan, image: Tensor, boxes: tuple[tuple[Box, ...], ...]
     ) -> tuple[tuple[tuple[QualityFinding, ...], ...], Tensor, str | None]:
-        """All findings of each slice, the images to send, and why they are not the network's."""
+        """All findings, the images to send, and why they are not the network's."""
         if self.guard == "off":
             return scan.findings, image, None
         assert self.bundle is not None
@@ -276,12 +274,11 @@ class Pipeline:
 
     def _nothing(self, scan: CleanScan) -> Reconstruction:
         """The classical image of a scan without signal, and nothing seen in it."""
-        reasons = [finding.sentence for finding in scan.findings[0] if finding.word == "empty"]
-        result = self._classically(scan, "; ".join(reasons))
+        result = self._classically(scan, scan.findings[0][-1].sentence)
         if self.netad is None:
             return replace(result, bundle=self.name)
-        unseen = torch.zeros_like(result.image.real)
-        return replace(result, bundle=self.name, anomaly_map=unseen, boxes=((),), score=(0.0,))
+        nothing = torch.zeros_like(result.image.real)
+        return replace(result, bundle=self.name, anomaly_map=nothing, boxes=((),), score=(0.0,))
 
     @torch.no_grad()
     def classical(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pass_recon import Pipeline, metrics
+from pass_recon import Pipeline, load_bundle, metrics
 from pass_recon.anomaly import NetAD
 from pass_recon.phantom import simulate_patient
 from pass_recon.physics.fourier import fft2c
 from pass_recon.quality import TrainedFor, inspect
-from pass_recon.quality.guard import judge, unsupported_boxes
+from pass_recon.quality.guard import held_out_lines, judge, unsupported_boxes
 from pass_recon.sampling.lines import acs_mask, calibration_lines, variable_density_lines
 from pass_recon.types import Box, InputError
 from tests.networks import TINY_BACKBONE, tiny_bundle
@@ -83,14 +85,14 @@ def test_measured_data_is_left_alone(shared_data):
         ("noise_coil", lambda coil: 0.5 * _noise(*coil.shape)),
     ],
 )
-def test_a_bad_coil_is_left_out_and_named(kspace, patient, ordinary, word, damage):
+def test_a_bad_coil_is_left_out_and_named(kspace, patient, word, damage):
     kspace[3] = damage(kspace[3]) * LINES
     found = inspect(kspace, LINES)
     assert [finding.word for finding in found.findings] == [word]
     assert "coil 3 " in found.findings[0].sentence
     assert found.coils.tolist() == [True, True, True, False, True, True, True, True]
-    # A coil less sees less of the image: what may be lost is a coil's worth, not the image.
-    assert _psnr(kspace, patient) > ordinary - 3
+    others = Pipeline().classical(patient.kspace[0][found.coils], LINES).image
+    assert torch.allclose(Pipeline().classical(kspace, LINES).image, others, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [20.0, 1.0, 0.3])
@@ -166,7 +168,7 @@ def test_a_second_slice_is_seen_by_its_coils():
     two = simulate_patient(anatomy="brain", contrast="t1", slices=9, coils=8, shape=SHAPE, noise=0.005, seed=3)
     first, second = (fft2c(two.coil_maps[index] * two.image[index]) for index in (0, 8))
     shift = torch.where(torch.arange(120) % 2 == 0, 1.0, -1.0)
-    assert _words((first + shift * second) * LINES) == ["multiband"]
+    assert "multiband" in _words((first + shift * second) * LINES)
     assert _words(two.kspace[0] * LINES) == []
     assert _words(two.kspace[0] * LINES, multiband=2) == ["multiband"]
 
@@ -197,23 +199,23 @@ def test_one_bad_slice_leaves_the_others_as_they_are(patient):
     assert len(result.boxes) == len(result.score) == 2
 
 
-def test_a_bad_separate_calibration_is_cleaned_too(patient, ordinary):
+def test_a_bad_separate_calibration_is_cleaned_too(patient):
     lines = torch.arange(120) % 2 == 0
     calibration = patient.kspace[0] * acs_mask(120, 24)
+    sound = Pipeline().classical(patient.kspace[0] * lines, lines, calibration=calibration).image
     calibration[..., 64] *= -1
     result = Pipeline().classical(patient.kspace[0] * lines, lines, calibration=calibration)
     assert result.quality[0][0].word == "inconsistent_lines"
     assert result.quality[0][0].sentence.startswith("calibration: line 64 ")
-    assert metrics.psnr(result.image, patient.image[0]) > ordinary - 2
+    assert metrics.psnr(result.image, patient.image[0]) > metrics.psnr(sound, patient.image[0]) - 1
 
 
 def test_the_guard_sends_the_classical_image_where_the_network_invents(patient):
-    bundle = tiny_bundle(None)
+    bundle = replace(load_bundle("brain-flair-4x"), netad=None)
     honest = Pipeline(bundle, guard="replace").reconstruct(patient.kspace[0], LINES)
     assert honest.fallback is None
     assert honest.reliable == (True,)
     bundle.reconstructor.denoiser.register_forward_hook(lambda network, given, image: image.roll(20, -1))
-    bundle.reconstructor.denoiser_parameter.fill_(1.0)
     invented = Pipeline(bundle).reconstruct(patient.kspace[0], LINES)
     warned = Pipeline(bundle, guard="warn").reconstruct(patient.kspace[0], LINES)
     replaced = Pipeline(bundle, guard="replace").reconstruct(patient.kspace[0], LINES)
@@ -241,7 +243,8 @@ def test_a_box_on_structure_of_the_network_alone_is_told():
 def test_the_guard_sees_a_line_that_no_image_explains(patient):
     lines = (torch.arange(120) % 3 == 0) | acs_mask(120, 24)
     kspace = patient.kspace * lines
-    kspace[0, ..., 36] = 2 * _noise(8, 128)
+    line = int((lines & ~calibration_lines(lines) & ~held_out_lines(lines)).nonzero()[8])
+    kspace[0, ..., line] = 2 * _noise(8, 128)
     maps = patient.coil_maps
 
     def solve(mask):
@@ -251,5 +254,5 @@ def test_the_guard_sees_a_line_that_no_image_explains(patient):
 
     verdict = judge(kspace, maps, lines, network=solve, classical=solve, image=solve(lines))
     assert [finding.word for finding in verdict.findings[0]] == ["inconsistent_lines"]
-    assert "line 36 " in verdict.findings[0][0].sentence
+    assert f"line {line} " in verdict.findings[0][0].sentence
     assert not verdict.replaced.any()

@@ -8,6 +8,7 @@ from gadgets.protocol.bytes import PeerLost, PeerStalled, ProtocolError
 from gadgets.protocol.channel import Channel
 from gadgets.protocol.messages import (
     DATA_MESSAGES,
+    WARNING,
     Message,
     MessageId,
     close,
@@ -28,6 +29,7 @@ from gadgets.protocol.messages import (
 
 __all__ = [
     "DATA_MESSAGES",
+    "WARNING",
     "Channel",
     "Message",
     "MessageId",

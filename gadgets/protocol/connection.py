@@ -56,11 +56,15 @@ class Failure:
         What happened, with the slice and the value.
     severity
         ``"input"``: the data are at fault. ``"processing"``: a model or the device. ``"warning"``: nothing is lost,
-        though it is not what was asked for; no Error message is made of it.
+        though it is not what was asked for; the Error message says that it is none.
     """
 
     message: str
     severity: Literal["input", "processing", "warning"]
+
+
+def _said(failure: Failure) -> str:
+    return f"{protocol.WARNING}{failure.message}" if failure.severity == "warning" else failure.message
 
 
 # A stage: what comes in, the scan → what goes out. `prepare(scan)` may take long, and makes the stage.
@@ -160,15 +164,14 @@ class GadgetConnection:
         """
         if isinstance(item, Failure):
             _log.warning("%s", item.message)
-            if item.severity != "warning":
-                self._failures.append(item)
+            self._failures.append(item)
         else:
             check_types(item)
             self._channel.send(protocol.encode(item))
 
     def finish(self) -> None:
         """Tell the failures, say CLOSE and hang up; never raises, because nothing more can be done about it."""
-        messages = list(dict.fromkeys(failure.message for failure in self._failures))
+        messages = list(dict.fromkeys(_said(failure) for failure in self._failures))
         if len(messages) > _MAXIMUM_REPORTS:
             messages[_MAXIMUM_REPORTS:] = [f"and {len(messages) - _MAXIMUM_REPORTS} more failures, see the log"]
         try:

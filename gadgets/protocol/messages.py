@@ -328,14 +328,20 @@ def error(content: str) -> bytes:
     return RULES[MessageId.ERROR].encode(content)
 
 
+WARNING = "WARNING: "
+"""How an Error of a gadget begins that is none: nothing else that a gadget sends reaches the client as words."""
+
+
 def is_error_text(content: str) -> bool:
     """Whether a Text is the form in which a Gadgetron or a python-ismrmrd-server reports an error to its client."""
-    return content.startswith("ERR") or (content.startswith("[") and "] ERROR: " in content)
+    told = content.startswith("ERR") or (content.startswith("[") and "] ERROR: " in content)
+    return told and not is_warning_text(content)
 
 
 def is_warning_text(content: str) -> bool:
     """Whether a Text is a warning of the embedded server or of a python-ismrmrd-server."""
-    return content.startswith(("WRN", "WARNING")) or (content.startswith("[") and "] WARNING: " in content)
+    in_brackets = content.startswith("[") and ("] WARNING: " in content or f"] ERROR: {WARNING}" in content)
+    return content.startswith(("WRN", "WARNING")) or in_brackets
 
 
 def query(content: str, correlation: int = 0) -> bytes:

@@ -60,7 +60,10 @@ class Client:
         self._queue.put(protocol.response(correlation, answer))
 
     def report(self, location: str, message: str) -> None:
-        """Tell the client of an error: at once as Text, and at the end as Error."""
+        """Tell the client of an error: at once as Text, and at the end as Error. What is only a warning stays one."""
+        if message.startswith(protocol.WARNING):
+            self.warn(location, message.removeprefix(protocol.WARNING))
+            return
         content = f"[{location}] ERROR: {message}"
         if content in self.errors:
             return  # the same fault in each of a thousand lines is one error

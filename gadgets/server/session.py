@@ -9,10 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
-import ismrmrd.xsd
-
+from gadgets.mrd.header_xml import read_header
 from gadgets.properties import table
 from gadgets.protocol import DATA_MESSAGES, Channel, Message, MessageId, PeerLost, ProtocolError, name_of
 from gadgets.protocol.parameters import CONFIGURATIONS, known_and_unknown, parameters_in
@@ -25,7 +23,6 @@ from gadgets.server.configuration import (
     find,
     for_scan,
     parse,
-    parse_xml,
     takes_properties,
 )
 from gadgets.server.queries import answer
@@ -101,7 +98,7 @@ class Session:
             header_xml = self._read_header()
         if header_xml is None:
             return
-        header = _parse_header(header_xml)
+        header = read_header(header_xml)
         first = self._next()
         parameters = self._parameters(first)
         configuration, name = self._configuration(asked, parameters or {})
@@ -290,11 +287,3 @@ def _configuration_names(asked: Message, parameters: Mapping[str, str]) -> list[
 
 def _counts(counter: Counter[str]) -> str:
     return " ".join(f"{count} {name}" for name, count in counter.items()) or "nothing"
-
-
-def _parse_header(document: bytes) -> Any:
-    parse_xml(document, "the ISMRMRD header")  # without entities, before less careful parsers see it
-    try:
-        return ismrmrd.xsd.CreateFromDocument(document)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"not an ISMRMRD header: {error}") from error

@@ -149,12 +149,10 @@ def network_worse(network: Tensor, classical: Tensor, measured: Tensor) -> list[
     network, classical
         ``(slices,)``: `prediction_error` of both.
     measured
-        ``(slices,)``: energy of the lines that were predicted, the error of an empty image. Far from their neighbours
-        CG-SENSE may do worse than that.
+        ``(slices,)``: energy of the lines that were predicted.
     """
     findings: list[list[QualityFinding]] = []
-    best = torch.minimum(classical, measured)
-    relative = torch.stack((network, best)) / measured.clamp(min=1e-30)
+    relative = torch.stack((network, classical)) / measured.clamp(min=1e-30)
     for ours, theirs in relative.T.tolist():
         worse = ours > _WORSE * theirs and ours - theirs > _WORSE_BY
         sentence = (

@@ -99,7 +99,7 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
     findings += about_lines
     if multiband > 1:
         findings.append(QualityFinding("multiband", f"{multiband} slices were excited together"))
-    elif not about_lines:  # Lines of two positions of the patient look like two objects.
+    else:
         findings += check_superposition(kspace[coils], calibration)
     return Inspection(tuple(findings), coils, lines, calibration, kspace)
 
@@ -170,8 +170,14 @@ def _inconsistent(
     loud = indices[loud_lines(kspace[coils][..., indices])].tolist()
     central = CentralLines(kspace[coils], mask)
     bad[loud] = True
-    wrong = loud + central.bad(bad)
-    if wrong:
+    found, explained = central.bad(bad)
+    wrong = loud + found
+    if not explained:
+        # Motion, or two objects: no few lines are to blame, and none is left out.
+        what = "and others around the centre do not fit each other, as after motion; all are used"
+        bad[loud] = False
+        findings.append(lines_finding("inconsistent_lines", wrong, what))
+    elif wrong:
         bad[wrong] = True
         findings.append(lines_finding("inconsistent_lines", wrong, "not fitting their neighbours, left out"))
     lines = mask & ~bad

@@ -23,7 +23,8 @@ _LEAST_TRIPLES = 4
 _RIDGE = 1e-3
 _UNEXPLAINED = 0.7
 _ABOVE_MEDIAN = 8.0
-_ROUNDS = 6
+_NEGLIGIBLE = 0.005
+_ROUNDS = 5
 
 
 def zero_lines(samples: Tensor) -> Tensor:
@@ -59,8 +60,8 @@ class CentralLines:
         """Whether there are coils and lines enough to tell a bad line by."""
         return self.kspace.shape[0] >= _LEAST_COILS and len(self.lines) - 2 >= _LEAST_TRIPLES
 
-    def bad(self, left_out: Tensor) -> list[int]:
-        """Indices of the lines that do not go with their neighbours, the worst first.
+    def bad(self, left_out: Tensor) -> tuple[list[int], bool]:
+        """Indices of the lines that do not go with their neighbours, and whether all others then do.
 
         Parameters
         ----------
@@ -68,7 +69,7 @@ class CentralLines:
             ``(pe,)`` bool: lines known to be bad, that nothing is predicted from.
         """
         if not self.enough:
-            return []
+            return [], True
         sources, targets = self._triples(_virtual(self.kspace[..., self.lines], _COILS))
         known = left_out[self.lines]
         bad = torch.zeros_like(known)
@@ -81,11 +82,11 @@ class CentralLines:
             unexplained = _robust_residuals(sources[use], targets[use])
             limit = max(_UNEXPLAINED, _ABOVE_MEDIAN * float(unexplained.median()))
             if not bool((unexplained > limit).any()):
-                return found
+                return found, True
             place = self._culprit(sources, targets, gone, int(use.nonzero().flatten()[unexplained.argmax()]))
             bad[place] = True
             found.append(int(self.lines[place]))
-        return found
+        return found, False
 
     def filled(self, missing: Tensor) -> tuple[Tensor, Tensor]:
         """K-space with missing lines predicted where both neighbours are there, and the mask ``(pe,)`` of those."""
@@ -118,7 +119,7 @@ class CentralLines:
                 continue
             unexplained = _robust_residuals(sources[use], targets[use])
             # At the end of the run a bad line has few witnesses: of two that would do, the one with fewer goes.
-            ranks.append((max(float(unexplained.max()), _UNEXPLAINED), -count, place))
+            ranks.append((round(float(unexplained.clamp(min=_NEGLIGIBLE).log().mean()), 1), -count, place))
         return min(ranks)[2]
 
     def _triples(self, samples: Tensor) -> tuple[Tensor, Tensor]:

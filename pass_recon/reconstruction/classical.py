@@ -23,7 +23,7 @@ _LEAST_PRIOR = 0.15
 _SMOOTHED_OVER = 7
 # On measured k-space of a head 0.001 gains less, 0.01 loses at 3×; simulated phases, which are smooth, would bear 0.05.
 _PHASE_WEIGHT = 0.003
-_ONE_SIDED = 0.8
+_ONE_SIDED = 0.85
 _LEAST_WIDTH = 4
 
 

@@ -137,6 +137,9 @@ class FastMriJob:
         beyond = sorted({mark.slice_index for mark in self.study.marks} - set(range(len(volume))))
         if beyond:
             notes.append(f"annotated slices {beyond} do not exist, there are {len(volume)}")
+        points = sum(mark.width <= 0 or mark.height <= 0 for mark in dict.fromkeys(self.study.marks))
+        if points:
+            notes.append(f"{points} annotated boxes are points or lines without extent and are left out")
         full = volume.shape[-2:]
         if any(size < wanted for size, wanted in zip(full, self.settings.shape, strict=True)):
             notes.append(f"images of {full[0]}×{full[1]} pixels were padded with zeros")

@@ -15,7 +15,7 @@ from tests.training.conftest import ANNOTATED, MANY_COILS, NORMAL, OTHER_ACQUISI
 from tests.training.data.fastmri_files import KNEE, Volume
 from training.data.case_file import CaseFile
 from training.data.fastmri import FastMriJob, FastMriSettings
-from training.data.fastmri_plus import Study
+from training.data.fastmri_plus import Mark, Study
 from training.data.jobs import do
 
 
@@ -154,6 +154,17 @@ def test_damage_inside_a_volume_is_found(tmp_path):
     with h5py.File(path, "a") as file:
         file["mask"] = np.ones(320)
     assert "undersampled" in do(FastMriJob(path, FastMriSettings(), Study()), str(tmp_path / "out")).reason
+
+
+def test_boxes_without_extent_are_told(tmp_path):
+    path = replace(NORMAL, coils=4, slices=2).write(tmp_path)
+    marks = (Mark(0, 100, 100, 0, 5, "Mass"), Mark(1, 90, 90, 0, 0, "Mass"), Mark(1, 100, 100, 20, 20, "Mass"))
+    (tmp_path / "out").mkdir()
+    outcome = do(FastMriJob(path, FastMriSettings(), Study(True, marks, ())), str(tmp_path / "out"))
+    assert outcome.fate == "written", outcome
+    with CaseFile(tmp_path / "out" / f"{path.stem}.h5") as case:
+        assert case.info.note == "2 annotated boxes are points or lines without extent and are left out"
+        assert [len(record.boxes) for record in case.records] == [0, 1]
 
 
 def test_a_narrow_volume_is_padded_and_an_empty_slice_survives(tmp_path):
