@@ -208,7 +208,9 @@ def test_warnings_are_no_errors(caplog):
 
     with conversation(peer, stage) as outcome:
         peer.send(frames()[0], protocol.close())
-        assert ids(peer.received()) == ["CLOSE"]
+        messages = peer.received()
+    assert ids(messages) == ["ERROR", "CLOSE"], "a gadget has no other message that a client is told of"
+    assert messages[0].item == "WARNING: slice 0: the plan was late"
     assert outcome == [True]
     assert "the plan was late" in caplog.text
 
