@@ -275,8 +275,9 @@ class Pipeline:
     def _nothing(self, scan: CleanScan) -> Reconstruction:
         """The classical image of a scan without signal, and nothing seen in it."""
         result = self._classically(scan, scan.findings[0][-1].sentence)
-        seen = {"anomaly_map": torch.zeros_like(result.image.real), "boxes": ((),), "score": (0.0,)}
-        return replace(result, bundle=self.name, **({} if self.netad is None else seen))
+        if self.netad is not None:
+            result = replace(result, anomaly_map=torch.zeros_like(result.image.real), boxes=((),), score=(0.0,))
+        return replace(result, bundle=self.name)
 
     @torch.no_grad()
     def classical(
