@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from gadgets.protocol.connection import Failure, Stage, run_gadget
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
     from pass_recon.types import Reconstruction
+
+
+_log = logging.getLogger(__name__)
 
 
 def pass_reconstruction(connection: Connection) -> None:
@@ -47,8 +51,10 @@ def reconstruct(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeli
     For each slice the image and, where a detector has looked at it, directly after it the map. Failures.
     """
     from gadgets import fallback
+    from gadgets.pipelines import guarded
 
     numbers, explained = count(1), False
+    pipeline, others = guarded(pipeline, scan.properties.guard)
     for message in messages:
         explained |= isinstance(message, ReconData | Failure)
         if not isinstance(message, ReconData):
@@ -58,6 +64,7 @@ def reconstruct(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeli
             if data.is_acs:
                 continue
             result, failure = fallback.reconstruct(data, scan, pipeline)
+            pipeline = others
             if result is not None:
                 yield from _images(result, data, scan, next(numbers))
             if failure is not None:
@@ -73,10 +80,13 @@ def _images(result: Reconstruction, data: mrd.SliceData, scan: mrd.ScanContext, 
     shape = (data.kspace.shape[1], data.kspace.shape[2])
     boxes = geometry.boxes_to_recon_space(result.boxes[0], shape, data.encoding) if result.boxes else ()
     meta = mrd.reconstruction_meta(result, data, scan, boxes, bundle_reason(scan))
-    image = geometry.to_recon_space(result.image, data.encoding)
-    yield mrd.image_from_slice(
-        image, data.header, data.encoding, series=mrd.RECONSTRUCTION_SERIES, index=number, meta=meta
+    pixels = geometry.to_recon_space(result.image, data.encoding)
+    image = mrd.image_from_slice(
+        pixels, data.header, data.encoding, series=mrd.RECONSTRUCTION_SERIES, index=number, meta=meta
     )
+    for remark in mrd.remarks(image):
+        _log.info("%s: %s", data.key, remark.text)
+    yield image
     if scan.properties.anomaly and result.anomaly_map is not None:
         anomaly_map = geometry.map_to_recon_space(result.anomaly_map, data.encoding)
         yield mrd.image_from_slice(

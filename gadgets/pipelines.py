@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from copy import copy
 from typing import TYPE_CHECKING
 
 from gadgets.mrd import ScanContext
-from gadgets.properties import Properties
+from gadgets.properties import Guard, Properties
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -30,6 +31,17 @@ def pipeline_for(scan: ScanContext) -> Pipeline:
     """
     _log.info("bundle %s", bundle_reason(scan))
     return _load(scan.properties, scan.examination)
+
+
+def guarded(pipeline: Pipeline, guard: Guard) -> tuple[Pipeline, Pipeline]:
+    """The pipeline for the first slice of a scan and that for all others, by the property ``guard``.
+
+    They share the networks with the one that is given, which other scans may be using.
+    """
+    first, others = copy(pipeline), copy(pipeline)
+    first.guard = "warn" if guard == "first" else guard
+    others.guard = "off" if guard == "first" else guard
+    return first, others
 
 
 def warm_up(properties: Properties) -> None:

@@ -17,6 +17,7 @@ from xml.etree.ElementTree import Element
 from pass_recon.types import InputError
 
 Mode = Literal["closed_loop", "retrospective", "prospective"]
+Guard = Literal["off", "first", "warn", "replace"]
 PlanImages = Literal["on", "off", "auto"]
 
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
@@ -118,6 +119,15 @@ class Properties:
             _switch_or("auto"),
             "send each plan as an image of series 1000; auto: not to the host of a FIRE scanner, which would make a "
             "series of them (it sends parameters in JSON, or names no configuration as NAME.xml)",
+        ),
+    )
+    guard: Guard = field(
+        default="first",
+        metadata=_described(
+            _one_of(*get_args(Guard)),
+            "hold the network's image against lines that it was not made from, and against CG-SENSE, which about "
+            "doubles the time; first: that of a scan's first slice; warn: each; replace: each, and send "
+            "CG-SENSE's where the network's does not stand",
         ),
     )
 

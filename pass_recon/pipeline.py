@@ -6,6 +6,7 @@ reconstruction and the population plan stay at hand as the fallback; it is the c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -16,14 +17,12 @@ from torch import Tensor
 
 from pass_recon.anomaly import AnomalyResult, describe
 from pass_recon.bundles import Bundle, load_bundle
-from pass_recon.preparation import (
-    MINIMUM_CALIBRATION_WIDTH,
-    PreparedScan,
-    acquired_lines,
-    no_calibration,
-    prepare,
-)
-from pass_recon.reconstruction.classical import cg_sense, magnitude_prior, root_sum_of_squares
+from pass_recon.cleaning import CleanScan, clean, joined
+from pass_recon.preparation import MINIMUM_CALIBRATION_WIDTH, PreparedScan, classical_image, no_calibration, prepare
+from pass_recon.quality import TrainedFor, inspect
+from pass_recon.quality.guard import GUARDS, judge
+from pass_recon.quality.training import check_matrix
+from pass_recon.reconstruction.classical import root_sum_of_squares
 from pass_recon.reconstruction.unrolled import Iterate
 from pass_recon.sampling.lines import (
     acquisition_order,
@@ -36,7 +35,7 @@ from pass_recon.sampling.lines import (
     select_lines,
     variable_density_lines,
 )
-from pass_recon.types import Box, InputError, Reconstruction, SamplingPlan
+from pass_recon.types import Box, InputError, QualityFinding, Reconstruction, SamplingPlan
 
 
 class Pipeline:
@@ -53,13 +52,16 @@ class Pipeline:
         R; each plan holds exactly round(pe / R) lines. By default the bundle's, or 4.
     anomaly
         Whether to look for anomalies. Without, the networks are given a map of zeros.
+    guard
+        ``"warn"``: the network's image is held against left-out lines and CG-SENSE, which about doubles the time; what
+        does not stand is told in ``quality``. ``"replace"``: CG-SENSE's image takes its place. An attribute, too.
 
     Raises
     ------
     BundleError
         If there is no such bundle or it cannot be trusted.
     InputError
-        If the bundle is for another acceleration.
+        If the bundle is for another acceleration, or there is no such guard.
     """
 
     def __init__(
@@ -69,7 +71,11 @@ class Pipeline:
         device: str | torch.device = "cpu",
         acceleration: float | None = None,
         anomaly: bool = True,
+        guard: str = "off",
     ) -> None:
+        if guard not in GUARDS:
+            raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {guard!r}")
+        self.guard = guard
         if bundle == "classical":
             bundle = None
         self.device = torch.device(device)
@@ -126,8 +132,14 @@ class Pipeline:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
-        known = None if coil_maps is None else self._maps(coil_maps, kspace[None])
-        prepared = prepare(kspace[None], lines, coil_maps=known)
+        found = inspect(kspace, lines)
+        quality = (*check_matrix(shape, TrainedFor()), *found.findings)
+        if found.empty:
+            plan = self.population_plan(shape[1], reachable=reachable, fallback=quality[-1].sentence)
+            return replace(plan, quality=quality)
+        known = None if coil_maps is None else self._maps(coil_maps, kspace[None])[:, found.coils]
+        usable, trusted = found.kspace[found.coils][None], found.calibration_lines.cpu()
+        prepared = prepare(usable, lines, coil_maps=known, calibration_lines=trusted)
         seen = self._look(prepared.acs_image)
         looked = perf_counter()
         logits = self.bundle.sampler(prepared.acs_image, None if seen is None else seen.map)[0].cpu()
@@ -142,6 +154,7 @@ class Pipeline:
             anomaly_map=None if seen is None else seen.map[0].cpu(),
             bundle=self.name,
             seconds={"detection": looked - start, "plan": perf_counter() - start},
+            quality=quality,
         )
 
     @torch.no_grad()
@@ -200,29 +213,72 @@ class Pipeline:
         """
         if self.bundle is None:
             return self.classical(kspace, line_mask, calibration=calibration, coil_maps=coil_maps)
+        results = [
+            self._nothing(scan) if scan.empty else self._by_networks(scan, pixel_mm, intermediates)
+            for scan in self._clean(kspace, line_mask, calibration, coil_maps)
+        ]
+        return joined(results, one=np.ndim(kspace) == 3)
+
+    def _by_networks(self, scan: CleanScan, pixel_mm: tuple[float, float], intermediates: bool) -> Reconstruction:
+        assert self.bundle is not None
         start = perf_counter()
-        data, mask = self._checked(kspace, line_mask)
-        prepared = self._prepared(data, mask, calibration, coil_maps)
+        prepared, mask = self._prepared(scan), scan.line_mask
         mapped = perf_counter()
         look = None if self.netad is None else self.netad.anomaly_map
         iterates = list(self.bundle.reconstructor.iterate(prepared.kspace, prepared.coil_maps, mask, look))
         reconstructed = perf_counter()
-        seen = self._look(iterates[-1].image)
-        image = iterates[-1].image * prepared.scale
-        one = np.ndim(kspace) == 3
+        image = iterates[-1].image
+        seen = self._look(image)
+        boxes = () if seen is None else self._boxes(seen, pixel_mm)
+        detected = perf_counter()
+        findings, image, fallback = self._guarded(scan, prepared, image, boxes)
         return Reconstruction(
-            image=(image[0] if one else image).cpu(),
-            anomaly_map=None if seen is None else (seen.map[0] if one else seen.map).cpu(),
-            boxes=() if seen is None else self._boxes(seen, pixel_mm),
+            image=(image * prepared.scale).cpu(),
+            anomaly_map=None if seen is None else seen.map.cpu(),
+            boxes=boxes,
             score=() if seen is None else tuple(seen.score.tolist()),
             bundle=self.name,
+            fallback=fallback,
             seconds={
                 "coil_maps": mapped - start,
                 "reconstruction": reconstructed - mapped,
-                "detection": perf_counter() - reconstructed,
+                "detection": detected - reconstructed,
+                "guard": perf_counter() - detected,
             },
-            intermediates=_intermediates(prepared, iterates) if intermediates else {},
+            intermediates=_intermediates(prepared, iterates, scan.coils) if intermediates else {},
+            quality=findings,
         )
+
+    def _guarded(
+        self, scan: CleanScan, prepared: PreparedScan, image: Tensor, boxes: tuple[tuple[Box, ...], ...]
+    ) -> tuple[tuple[tuple[QualityFinding, ...], ...], Tensor, str | None]:
+        """All findings, the images to send, and why they are not the network's."""
+        if self.guard == "off":
+            return scan.findings, image, None
+        assert self.bundle is not None
+        network, look = self.bundle.reconstructor, None if self.netad is None else self.netad.anomaly_map
+        verdict = judge(
+            prepared.kspace,
+            prepared.coil_maps,
+            scan.line_mask,
+            network=lambda lines: network(prepared.kspace, prepared.coil_maps, lines, look)[0],
+            classical=lambda lines: classical_image(prepared, lines),
+            image=image,
+            boxes=boxes,
+        )
+        findings = tuple((*known, *new) for known, new in zip(scan.findings, verdict.findings, strict=True))
+        if self.guard == "warn" or not verdict.replaced.any():
+            return findings, image, None
+        image = torch.where(verdict.replaced[:, None, None], classical_image(prepared, scan.line_mask), image)
+        return findings, image, verdict.reason
+
+    def _nothing(self, scan: CleanScan) -> Reconstruction:
+        """The classical image of a scan without signal, and nothing seen in it."""
+        result = self._classically(scan, scan.findings[0][-1].sentence)
+        if self.netad is None:
+            return replace(result, bundle=self.name)
+        nothing = torch.zeros_like(result.image.real)
+        return replace(result, bundle=self.name, anomaly_map=nothing, boxes=((),), score=(0.0,))
 
     @torch.no_grad()
     def classical(
@@ -238,40 +294,44 @@ class Pipeline:
 
         Parameters and errors are those of ``reconstruct``; ``fallback`` says why this image was not the one wanted.
         """
-        start = perf_counter()
-        data, mask = self._checked(kspace, line_mask)
-        seconds: dict[str, float] = {}
-        lines = self._calibration(data, mask, calibration)[1]
-        if coil_maps is None and calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
-            image = root_sum_of_squares(data).to(torch.complex64)
-            fallback = "; ".join(reason for reason in (fallback, no_calibration(lines)) if reason)
-        else:
-            prepared = self._prepared(data, mask, calibration, coil_maps)
-            seconds["coil_maps"] = perf_counter() - start
-            prior = magnitude_prior(prepared.acs_image)
-            image = cg_sense(prepared.kspace, prepared.coil_maps, mask, prior=prior) * prepared.scale
-        seconds["reconstruction"] = perf_counter() - start - sum(seconds.values())
-        one = np.ndim(kspace) == 3
-        return Reconstruction(image=(image[0] if one else image).cpu(), fallback=fallback, seconds=seconds)
+        scans = self._clean(kspace, line_mask, calibration, coil_maps)
+        return joined([self._classically(scan, fallback) for scan in scans], one=np.ndim(kspace) == 3)
 
-    def _prepared(
-        self, kspace: Tensor, mask: Tensor, calibration: ArrayLike | None, coil_maps: ArrayLike | None
-    ) -> PreparedScan:
-        source, lines = self._calibration(kspace, mask, calibration)
-        pe, width = kspace.shape[-1], calibration_width(lines)
+    def _classically(self, scan: CleanScan, fallback: str | None) -> Reconstruction:
+        start = perf_counter()
+        seconds: dict[str, float] = {}
+        if scan.coil_maps is None and calibration_width(scan.calibration_lines) < MINIMUM_CALIBRATION_WIDTH:
+            image = root_sum_of_squares(scan.kspace * scan.line_mask).to(torch.complex64)
+            fallback = "; ".join(reason for reason in (fallback, no_calibration(scan.calibration_lines)) if reason)
+        else:
+            prepared = self._prepared(scan)
+            seconds["coil_maps"] = perf_counter() - start
+            image = classical_image(prepared, scan.line_mask) * prepared.scale
+        seconds["reconstruction"] = perf_counter() - start - sum(seconds.values())
+        return Reconstruction(image=image.cpu(), fallback=fallback, seconds=seconds, quality=scan.findings)
+
+    def _prepared(self, scan: CleanScan) -> PreparedScan:
+        pe, width = scan.kspace.shape[-1], calibration_width(scan.calibration_lines)
         # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
         acs = acs_mask(pe, min(max(width, 1), acs_count(pe, self.acs_fraction)))
-        known = None if coil_maps is None else self._maps(coil_maps, kspace)
-        return prepare(kspace, acs, coil_maps=known, calibration=source, calibration_lines=lines)
+        return prepare(
+            scan.kspace,
+            acs,
+            coil_maps=scan.coil_maps,
+            calibration=scan.calibration,
+            calibration_lines=scan.calibration_lines,
+        )
 
-    def _calibration(self, kspace: Tensor, mask: Tensor, calibration: ArrayLike | None) -> tuple[Tensor, Tensor]:
-        """K-space to calibrate from, shaped like ``kspace``, and the mask ``(pe,)`` of its lines on the CPU."""
-        if calibration is None:
-            return kspace, mask.cpu()
-        source = _batched(self._complex(calibration))
-        if source.shape != kspace.shape:
-            raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(kspace.shape)} differ in shape")
-        return source, acquired_lines(source)
+    def _clean(
+        self, kspace: ArrayLike, line_mask: ArrayLike, calibration: ArrayLike | None, coil_maps: ArrayLike | None
+    ) -> list[CleanScan]:
+        data, mask = self._checked(kspace, line_mask)
+        source = None if calibration is None else _batched(self._complex(calibration))
+        if source is not None and source.shape != data.shape:
+            raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(data.shape)} differ in shape")
+        known = None if coil_maps is None else self._maps(coil_maps, data)
+        trained = None if self.bundle is None else TrainedFor()
+        return clean(data, mask, calibration=source, coil_maps=known, trained=trained)
 
     def _maps(self, coil_maps: ArrayLike, kspace: Tensor) -> Tensor:
         maps = _batched(torch.as_tensor(coil_maps).to(self.device, torch.complex64))
@@ -330,9 +390,11 @@ def _batched(array: Tensor) -> Tensor:
     return array if array.ndim == 4 else array[None]
 
 
-def _intermediates(prepared: PreparedScan, iterates: list[Iterate]) -> dict[str, Tensor]:
+def _intermediates(prepared: PreparedScan, iterates: list[Iterate], coils: Tensor) -> dict[str, Tensor]:
+    maps = prepared.coil_maps.new_zeros(len(prepared.coil_maps), len(coils), *prepared.coil_maps.shape[-2:])
+    maps[:, coils] = prepared.coil_maps
     return {
-        "coil_maps": prepared.coil_maps.cpu(),
+        "coil_maps": maps.cpu(),
         "x": torch.stack([iterate.image * prepared.scale for iterate in iterates]).cpu(),
         "x_global": torch.stack([iterate.global_image * prepared.scale for iterate in iterates]).cpu(),
         "map": torch.stack([iterate.anomaly_map for iterate in iterates]).cpu(),

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from pass_recon.physics.coils import espirit_maps
-from pass_recon.reconstruction.classical import root_sum_of_squares, zero_filled
+from pass_recon.reconstruction.classical import (
+    cg_sense,
+    low_resolution_phase,
+    magnitude_prior,
+    root_sum_of_squares,
+    zero_filled,
+)
 from pass_recon.sampling.lines import acs_mask, calibration_width
 from pass_recon.types import InputError
 
@@ -85,6 +91,13 @@ def prepare(
         source = (kspace if calibration is None else calibration) * acs_mask(len(lines), width).to(kspace.device)
         coil_maps = acs_maps(source / scale.unsqueeze(-3), width)
     return PreparedScan(kspace / scale.unsqueeze(-3), coil_maps, scale, acs)
+
+
+def classical_image(scan: PreparedScan, line_mask: Tensor) -> Tensor:
+    """``(slices, ro, pe)`` complex64: CG-SENSE of the lines ``(pe,)`` with all that the scan itself tells."""
+    prior = magnitude_prior(scan.acs_image)
+    phase = low_resolution_phase(scan.kspace, scan.coil_maps, line_mask, calibration_width(line_mask))
+    return cg_sense(scan.kspace, scan.coil_maps, line_mask, prior=prior, phase=phase)
 
 
 def acquired_lines(kspace: Tensor) -> Tensor:

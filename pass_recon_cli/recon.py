@@ -11,6 +11,7 @@ from pass_recon_cli.properties import add_property_options, properties_of
 
 if TYPE_CHECKING:
     from gadgets.converters.image_file import ImageFile
+    from gadgets.mrd.images import Remark
     from gadgets.protocol.connection import Failure
 
 DESCRIPTION = """Reconstruct an MRD file with the stages that run in the Gadgetron chain, in one process and without a
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
     from gadgets.chain import run_chain
     from gadgets.converters.image_file import ImageFile, default_group
-    from gadgets.mrd import remarks
+    from gadgets.mrd import remarks, sentences
     from gadgets.mrd.scan_file import ScanFile
     from gadgets.protocol.connection import Failure
     from pass_recon.types import PassError
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     properties = properties_of(args)
     group = args.out_group or default_group()
     failures: list[Failure] = []
-    said: dict[str, None] = {}  # ordered, without repetitions
+    said: list[Remark] = []
     with ScanFile(args.filename, args.in_group) as source:
         output = ImageFile(args.outfile, group)
         try:
@@ -53,14 +54,15 @@ def run(args: argparse.Namespace) -> int:
                 if isinstance(item, Failure):
                     failures.append(item)
                 else:
-                    said |= dict.fromkeys(remarks(item))
+                    said += remarks(item)
                     output.append(item)
         except PassError as error:  # the images that were made before are images all the same
             failures.append(Failure(str(error), "input"))
         finally:
             output.keep()
-    told = {failure.message for failure in failures}
-    failures += [Failure(remark, "warning") for remark in said if remark not in told]
+    told = [failure.message for failure in failures]
+    untold = (remark for remark in said if not any(remark.text in message for message in told))
+    failures += [Failure(sentence, "warning") for sentence in sentences(untold)]
     return _told(failures, output, args)
 
 

@@ -27,6 +27,7 @@ from gadgets.mrd.images import (
     remarks,
     score_meta,
     seconds_meta,
+    sentences,
 )
 from gadgets.mrd.readout import Readouts, is_for_images, is_noise, remove_oversampling
 from gadgets.mrd.slices import Late, Slice, SliceKey, SliceSorter
@@ -65,6 +66,7 @@ __all__ = [
     "remove_oversampling",
     "score_meta",
     "seconds_meta",
+    "sentences",
     "slice_message",
     "slices_of",
 ]

@@ -5,8 +5,8 @@ An Image's data is ``(channels, z, y, x)`` with x = readout and y = phase encodi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ismrmrd import constants
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gadgets.mrd.buffers import SliceData
 from gadgets.mrd.header import Encoding, ScanContext
-from pass_recon.types import Box, Reconstruction, SamplingPlan
+from pass_recon.types import Box, QualityFinding, Reconstruction, SamplingPlan
 
 RECONSTRUCTION_SERIES, MAP_SERIES, OVERLAY_SERIES, PLAN_SERIES = 1, 2, 3, 1000
 PLAN_ROLE = "SamplingPlan"
@@ -60,6 +60,7 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
         "PASS_source": plan.source,
         **score_meta(plan.score),
         **fallback_meta(plan.fallback),
+        **quality_meta(plan.quality),
         **seconds_meta(plan.seconds),
     }
     data = plan.lines.numpy().astype(np.uint16)[None, None, None, :]
@@ -88,9 +89,13 @@ def reconstruction_meta(
     if data.encoding.partial_fourier is not None:
         meta["PASS_partial_fourier"] = f"{data.encoding.partial_fourier:g}"
     score = result.score[0] if result.score else None
+    quality = result.quality[0] if result.quality else ()
     meta["ImageComment"] = _comment(result, method, meta["PASS_lines_used"], score)
     if result.anomaly_map is None and scan.properties.anomaly:
         meta["PASS_anomaly"] = f"unavailable: no detector in bundle {result.bundle}"
+    elif result.anomaly_map is not None and quality:
+        meta["PASS_anomaly"] = f"unreliable: {', '.join(dict.fromkeys(finding.word for finding in quality))}"
+    meta |= quality_meta(quality)
     return meta | score_meta(score) | boxes_meta(boxes) | fallback_meta(result.fallback) | seconds_meta(result.seconds)
 
 
@@ -101,6 +106,8 @@ def _comment(result: Reconstruction, method: str, lines: str, score: float | Non
         said.append(f"anomaly score {score:.2f}")
     if result.fallback is not None:
         said.append("fallback")
+    if result.quality and result.quality[0]:
+        said.append("quality")
     return [*said, "not for clinical use"]
 
 
@@ -124,10 +131,30 @@ def described(title: str, window: int, **more: str) -> dict[str, str]:
     }
 
 
-def remarks(image: Image) -> list[str]:
-    """What whoever asked for a scan should know of an image beside seeing it: why it is not the one asked for."""
-    said = [image.meta.get(name) for name in ("PASS_fallback", "PASS_quality")]
-    return [f"slice {image.slice}: {text if isinstance(text, str) else ', '.join(text)}" for text in said if text]
+class Remark(NamedTuple):
+    """Something to know of an image beside seeing it: the slice, and what is to be said."""
+
+    slice: int
+    text: str
+
+
+def remarks(image: Image) -> list[Remark]:
+    """Why an image is not the one asked for, and what is wrong with its data."""
+    words, reasons = _listed(image.meta.get("PASS_quality")), _listed(image.meta.get("PASS_quality_reason"))
+    quality = [f"{word}: {reason}" for word, reason in zip(words, reasons, strict=False)] or words
+    return [Remark(image.slice, text) for text in (*_listed(image.meta.get("PASS_fallback")), *quality)]
+
+
+def sentences(said: Iterable[Remark]) -> list[str]:
+    """A sentence for each thing that there is to say, with all the slices that it is said of."""
+    slices: dict[str, dict[int, None]] = {}  # ordered, without repetitions
+    for remark in said:
+        slices.setdefault(remark.text, {})[remark.slice] = None
+    return [f"slice{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {text}" for text, of in slices.items()]
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def is_plan(item: object) -> bool:
@@ -193,6 +220,16 @@ def score_meta(score: float | None) -> dict[str, str]:
 def fallback_meta(reason: str | None) -> dict[str, str]:
     """Why this is not what was asked for, absent if nothing failed."""
     return {} if reason is None else {"PASS_fallback": reason}
+
+
+def quality_meta(findings: Sequence[QualityFinding]) -> dict[str, list[str]]:
+    """What is wrong with the data or the image: words for programs, and a sentence for each; absent if nothing is."""
+    if not findings:
+        return {}
+    return {
+        "PASS_quality": [finding.word for finding in findings],
+        "PASS_quality_reason": [finding.sentence for finding in findings],
+    }
 
 
 def seconds_meta(seconds: Mapping[str, float]) -> dict[str, str]:

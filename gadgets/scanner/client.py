@@ -17,7 +17,7 @@ import ismrmrd
 
 from gadgets import protocol
 from gadgets.converters.image_file import ImageFile, default_group
-from gadgets.mrd import SliceKey
+from gadgets.mrd import SliceKey, sentences
 from gadgets.mrd.scan_file import ScanFile
 from gadgets.scanner.receiver import Arrival, PlannedLines, Receiver
 from gadgets.scanner.scan_order import ScanOrder, SliceLines, mark, scan_order
@@ -206,7 +206,7 @@ def run_scan(
         output.keep()
         report.images, report.arrivals = output.images, receiver.arrivals
         report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
-        report.warnings += [text for text in receiver.remarks if not _is_told(text, report)]
+        report.warnings += sentences(remark for remark in receiver.remarks if not _is_told(remark.text, report))
     if lost:
         report.errors.append(f"with {report.sent} acquisitions sent, the server {lost}")
     return report
@@ -215,7 +215,7 @@ def run_scan(
 def _is_told(remark: str, report: ScanReport) -> bool:
     """Whether an error or the record of a slice says it already."""
     told = [*report.errors, *(record.plan.fallback for record in report.slices if record.plan is not None)]
-    return any(remark in text or remark.partition(": ")[2] == text for text in told)
+    return any(remark in text for text in told)
 
 
 def _connect(settings: ScanSettings) -> protocol.Channel:

@@ -12,6 +12,7 @@ import ismrmrd
 from gadgets import protocol
 from gadgets.converters.image_file import ImageFile
 from gadgets.mrd import is_plan, remarks
+from gadgets.mrd.images import Remark
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Receiver:
     def __init__(self, channel: protocol.Channel, output: ImageFile) -> None:
         self.errors: list[str] = []
         self.warnings: list[str] = []
-        self.remarks: dict[str, None] = {}  # ordered, without repetitions
+        self.remarks: list[Remark] = []
         self.lost = ""
         self.arrivals: list[Arrival] = []
         self._channel, self._output = channel, output
@@ -182,7 +183,7 @@ class Receiver:
             with self._changed:
                 self._plans.setdefault(key, (plan, now))
                 self._changed.notify_all()
-        self.remarks |= dict.fromkeys(remarks(image))
+        self.remarks += remarks(image)
         self._output.append(image)
 
     def _readable(self, message: protocol.Message) -> ismrmrd.Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +21,10 @@ _REGULARISATION_BY_VARIANCE = 16.0
 _LEAST_REGULARISATION = 1e-5
 _LEAST_PRIOR = 0.15
 _SMOOTHED_OVER = 7
+# On measured k-space of a head 0.001 gains less, 0.01 loses at 3×; simulated phases, which are smooth, would bear 0.05.
+_PHASE_WEIGHT = 0.003
+_ONE_SIDED = 0.85
+_LEAST_WIDTH = 4
 
 
 def root_sum_of_squares(kspace: Tensor) -> Tensor:
@@ -63,11 +69,15 @@ def cg_sense(
     line_mask: Tensor,
     *,
     prior: Tensor | None = None,
+    phase: Tensor | None = None,
     regularisation: float | None = None,
     iterations: int = 30,
     tolerance: float = 1e-4,
 ) -> Tensor:
     """``(1 + λ/p²) · argmin_x ‖A x − k‖² + λ‖x/p‖²`` by conjugate gradients (Pruessmann et al., MRM 46:638, 2001).
+
+    With a phase φ, ``μ‖Im(e^{-iφ} x/p)‖²`` is added (Bydder and Robson, MRM 53:1393, 2005): an image of known phase has
+    a symmetric k-space, so that lines on one side of the centre stand for those that are missing on the other.
 
     It is solved for ``y = x/p``. The factor makes up for what the penalty takes away: where everything was sampled,
     ``Aᴴ k`` comes back exactly.
@@ -83,6 +93,8 @@ def cg_sense(
     prior
         p, ``(..., ro, pe)``: the magnitude expected of each pixel, as from `magnitude_prior`; by default 1 everywhere.
         It keeps what folds over out of the air and of dark tissue, which is worth 0.2 to 3 dB.
+    phase
+        φ, ``(..., ro, pe)`` in rad, as from `low_resolution_phase`.
     regularisation
         λ; by default by the noise level: more blurs what little noise would have spared, less amplifies much noise.
     iterations
@@ -102,13 +114,52 @@ def cg_sense(
         if regularisation is None
         else regularisation
     )
+
+    def normal(image: Tensor) -> Tensor:
+        return expected * operator.normal(expected * image) + weight * image
+
+    def normal_with_phase(image: Tensor) -> Tensor:
+        # Im(e^{-iφ} x) is linear in real and imaginary part, which is all that the inner products of CG look at.
+        return normal(image) + _PHASE_WEIGHT / 2 * (image - twice * image.conj())
+
+    twice = 1.0 if phase is None else torch.polar(torch.ones_like(phase), 2 * phase)
     relative = conjugate_gradient(
-        lambda image: expected * operator.normal(expected * image) + weight * image,
+        normal if phase is None else normal_with_phase,
         expected * operator.adjoint(kspace),
         iterations=iterations,
         tolerance=tolerance,
     )
     return (expected + weight / expected) * relative
+
+
+def low_resolution_phase(kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, width: int) -> Tensor | None:
+    """Phase φ for `cg_sense`, where the lines favour one side of k-space; None where they do not.
+
+    Partial Fourier is such a choice, and so are lines that were learned: networks, too, find that an image whose phase
+    is known needs one side only. Where both sides are sampled alike there is little to gain, and on measured k-space of
+    high acceleration something to lose.
+
+    Parameters
+    ----------
+    kspace, coil_maps
+        As in `cg_sense`.
+    line_mask
+        ``(pe,)`` bool.
+    width
+        Number of lines around the centre that were all acquired; the phase has their resolution.
+
+    Returns
+    -------
+    Tensor or None
+        ``(..., ro, pe)`` in rad.
+    """
+    pe = line_mask.shape[-1]
+    offset = torch.arange(pe, device=line_mask.device) - pe // 2
+    sides = [int((line_mask & side).sum()) for side in (offset < 0, offset > 0)]
+    if width < _LEAST_WIDTH or min(sides) > _ONE_SIDED * max(sides):
+        return None
+    window = torch.cos(math.pi * (offset / (width + 1)).clamp(-0.5, 0.5)).square()
+    return zero_filled(kspace * window, coil_maps, line_mask & (window > 0)).angle()
 
 
 def l1_wavelet(

@@ -16,7 +16,7 @@ from gadgets.pass_reconstruction import reconstruct
 from gadgets.properties import Properties
 from gadgets.protocol.connection import Failure, check_types
 from pass_recon.pipeline import Pipeline
-from pass_recon.types import Box, InputError
+from pass_recon.types import Box, InputError, QualityFinding
 from tests.gadgets.acquisitions import PE, RO, SKEWED, centred, coil_images, header, kspace, lines_of, oversampled, scan
 from tests.gadgets.pipelines import BOX, Detecting
 
@@ -144,7 +144,54 @@ def test_separate_calibration_scan_gives_the_coil_maps(k):
 def test_pixel_size_goes_to_the_detector(k):
     pipeline = Detecting()
     images(k, pipeline)
-    assert pipeline.pixel_mm == (300 / RO, 300 / PE)
+    assert pipeline.pixels_mm == [(300 / RO, 300 / PE)]
+
+
+SPIKE = QualityFinding("spike", "spike at coil 2 line 40, removed")
+DEAD = QualityFinding("dead_coil", "coil 3 without signal, left out")
+
+
+def test_what_is_wrong_with_the_data_is_told_with_every_series(k):
+    for made in shown(k, Detecting(quality=(DEAD, SPIKE))):
+        assert made.meta["PASS_quality"] == ["dead_coil", "spike"]
+        assert made.meta["PASS_quality_reason"] == [DEAD.sentence, SPIKE.sentence]
+        assert made.meta["PASS_anomaly"] == "unreliable: dead_coil, spike"
+        assert [remark.text for remark in mrd.remarks(made)] == [
+            "dead_coil: coil 3 without signal, left out",
+            "spike: spike at coil 2 line 40, removed",
+        ]
+    sound = images(k, Detecting())[0].meta
+    assert not {"PASS_quality", "PASS_quality_reason", "PASS_anomaly"} & set(sound)
+
+
+def test_a_single_finding_survives_the_wire(k):
+    (image, _) = images(k, Detecting(quality=(SPIKE,)))
+    again = Image.from_bytes(image.to_bytes())
+    assert mrd.remarks(again) == [(2, "spike: spike at coil 2 line 40, removed")]
+
+
+def test_what_is_said_of_several_slices_is_said_once():
+    said = [mrd.images.Remark(2, "late"), mrd.images.Remark(0, "late"), mrd.images.Remark(2, "late")]
+    assert mrd.sentences([*said, mrd.images.Remark(1, "spike")]) == ["slices 2, 0: late", "slice 1: spike"]
+
+
+@pytest.mark.parametrize(
+    ("guard", "used"),
+    [
+        ("off", ["off", "off", "off"]),
+        ("first", ["warn", "off", "off"]),
+        ("warn", ["warn"] * 3),
+        ("replace", ["replace"] * 3),
+    ],
+)
+def test_the_guard_looks_at_the_slices_that_it_is_asked_to(k, guard, used):
+    pipeline, the_scan = Detecting(), scan({"guard": guard})
+    acquisitions = (made for number in range(3) for made in lines_of(k, slice=number))
+    from gadgets.acs_buffer import buffer_lines
+
+    list(reconstruct(buffer_lines(acquisitions, the_scan), the_scan, pipeline))
+    assert pipeline.guards == used
+    assert pipeline.guard == "off", "other scans may be using it"
 
 
 def test_no_acs_still_gives_an_image(k):

@@ -146,6 +146,33 @@ def test_failed_network_is_told_at_the_end_and_images_come(port, monkeypatch):
     assert {"planning", "reconstruction"} == {message.item.split(": ")[1].split()[0] for message in messages[2:]}
 
 
+def test_late_plan_is_the_populations_and_no_error(port, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setitem(pipelines._loaded, ("late", "cpu", 4.0, True), Detecting(hold=release))
+    given = {"bundle": "late", "device": "cpu", "mode": "closed_loop", "plan_deadline_ms": "50"}
+    properties = "".join(f'<property name="{name}" value="{value}"/>' for name, value in given.items())
+    with session(port, f"<configuration>{properties}</configuration>") as channel:
+        send(channel, lines_of(kspace(), [*ACS, *REST]))
+        plan = channel.read_message().item
+        release.set()
+        channel.send(protocol.close())
+        messages = rest(channel)
+    assert (plan.meta["PASS_source"], plan.meta["PASS_fallback"]) == (
+        "population",
+        "no personal plan within the deadline of 50 ms",
+    )
+    assert {message.id for message in messages} == {MessageId.IMAGE}
+
+
+def test_parameters_as_text_act(port):
+    with session(port, "<configuration/>") as channel:
+        channel.send(protocol.text('{"parameters": {"acceleration": "8", "planImages": "off"}}', terminated=True))
+        send(channel, lines_of(kspace()))
+        channel.send(protocol.close())
+        (image,) = [message.item for message in rest(channel)]
+    assert image.meta["PASS_lines_used"] == "6 of 48"
+
+
 def test_exception_in_the_reconstruction_thread_reaches_the_client(port, monkeypatch):
     monkeypatch.setattr("gadgets.resident.overlay", lambda images: (1 / 0 for _ in images))
     with session(port) as channel:

@@ -1,8 +1,8 @@
 """A client as that of python-ismrmrd-server, which speaks as the host of a FIRE or OpenRecon scanner does.
 
 What it sends is byte for byte what that client sends: every string ends with a NUL that its length counts, the name of
-the configuration fills 1024 bytes, and parameters follow the header as JSON in a Text. What it reads is what that client
-can read: nothing but Text, Image, Acquisition, Waveform and CLOSE.
+the configuration fills 1024 bytes, and parameters follow the header as JSON in a Text. What it reads is what that
+client can read: nothing but Text, Image, Acquisition, Waveform and CLOSE.
 """
 
 from __future__ import annotations
