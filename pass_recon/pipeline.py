@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +16,15 @@ from torch import Tensor
 
 from pass_recon.anomaly import AnomalyResult, describe
 from pass_recon.bundles import Bundle, load_bundle
-from pass_recon.physics.coils import espirit_maps
-from pass_recon.reconstruction.classical import cg_sense, root_sum_of_squares, zero_filled
-from pass_recon.reconstruction.unrolled import Stage
+from pass_recon.preparation import (
+    MINIMUM_CALIBRATION_WIDTH,
+    PreparedScan,
+    acquired_lines,
+    no_calibration,
+    prepare,
+)
+from pass_recon.reconstruction.classical import cg_sense, root_sum_of_squares
+from pass_recon.reconstruction.unrolled import Iterate
 from pass_recon.sampling.lines import (
     acquisition_order,
     acs_count,
@@ -32,65 +37,6 @@ from pass_recon.sampling.lines import (
     variable_density_lines,
 )
 from pass_recon.types import Box, InputError, Reconstruction, SamplingPlan
-
-MAXIMUM_CALIBRATION_WIDTH = 24
-MINIMUM_CALIBRATION_WIDTH = 4
-
-
-def acs_maps(kspace: Tensor, width: int) -> Tensor:
-    """Coil maps from the ACS as a plan and a reconstruction use them.
-
-    ESPIRiT with a larger kernel, a higher threshold and more support than usual: of so few lines the usual settings
-    darken or crop tissue, in images of the knee, which fills the field of view, by 4 to 5 dB at 4×. Two things pull at
-    the support: air inside it adds noise (0.1 to 0.3 dB from a crop of 0.7 to one of 0.6), and from 0.8 on tissue of
-    single patients is lost (1 to 10 dB, with higher thresholds sooner).
-
-    Parameters
-    ----------
-    kspace
-        ``(..., coils, ro, pe)``, zero outside the ACS.
-    width
-        Number of ACS lines.
-
-    Returns
-    -------
-    Tensor
-        ``(..., coils, ro, pe)``.
-    """
-    if kspace.shape[-3] == 1:  # Nothing tells a coil from the object: a crop would only blacken dark tissue.
-        return torch.ones_like(kspace)
-    # Where there are few lines, the readout still has enough samples to make up for some of them.
-    region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, width)
-    return espirit_maps(kspace, region, kernel_width=10, threshold=0.03, crop=0.6)
-
-
-def intensity_scale(kspace: Tensor, acs: Tensor) -> Tensor:
-    """Brightest pixel of the low-resolution image, the unit in which every image peaks at about 1.
-
-    It depends on the ACS alone, because the scanner never sees a ground truth.
-
-    Parameters
-    ----------
-    kspace
-        ``(..., coils, ro, pe)`` complex64.
-    acs
-        ``(pe,)`` bool.
-
-    Returns
-    -------
-    Tensor
-        ``(..., 1, 1)``, 1 where the ACS holds only zeros.
-    """
-    scale = root_sum_of_squares(kspace * acs.to(kspace.device)).amax((-2, -1), keepdim=True)
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
-
-
-class _Prepared(NamedTuple):
-    """K-space ``(slices, coils, ro, pe)`` at an image peak of about 1, its maps, and the scale ``(slices, 1, 1)``."""
-
-    kspace: Tensor
-    coil_maps: Tensor
-    scale: Tensor
 
 
 class Pipeline:
@@ -151,6 +97,7 @@ class Pipeline:
         shape: tuple[int, int],
         *,
         reachable: tuple[int, int] | None = None,
+        coil_maps: ArrayLike | None = None,
     ) -> SamplingPlan:
         """Choose the lines of one slice from its ACS.
 
@@ -165,6 +112,8 @@ class Pipeline:
         reachable
             First and last line that the scanner can acquire, by default all. Of a scan that covers less of k-space than
             the budget, the plan is all there is.
+        coil_maps
+            ``(coils, ro, pe)`` where they are known; by default they are estimated from the ACS.
 
         Raises
         ------
@@ -177,11 +126,11 @@ class Pipeline:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
-        prepared = self._prepare(kspace[None], lines)
-        image = zero_filled(*prepared[:2], lines.to(self.device))
-        seen = self._look(image)
+        known = None if coil_maps is None else self._maps(coil_maps, kspace[None])
+        prepared = prepare(kspace[None], lines, coil_maps=known)
+        seen = self._look(prepared.acs_image)
         looked = perf_counter()
-        logits = self.bundle.sampler(image, None if seen is None else seen.map)[0].cpu()
+        logits = self.bundle.sampler(prepared.acs_image, None if seen is None else seen.map)[0].cpu()
         budget = line_budget(shape[1], self.acceleration)
         chosen = select_lines(logits, lines, budget, _reachable(shape[1], reachable))
         return SamplingPlan(
@@ -222,6 +171,7 @@ class Pipeline:
         line_mask: ArrayLike,
         *,
         calibration: ArrayLike | None = None,
+        coil_maps: ArrayLike | None = None,
         pixel_mm: tuple[float, float] = (1.0, 1.0),
         intermediates: bool = False,
     ) -> Reconstruction:
@@ -236,6 +186,8 @@ class Pipeline:
         calibration
             K-space of the same shape that holds the lines of a separate calibration scan and zeros elsewhere, to
             estimate the coil maps from. By default the lines around the centre of ``kspace``.
+        coil_maps
+            ``([slices,] coils, ro, pe)`` where they are known.
         pixel_mm
             Pixel size along readout and phase encoding, by which findings too small to be one are left out.
         intermediates
@@ -247,17 +199,16 @@ class Pipeline:
             If shapes do not go together, a sample is not finite, or there is no ACS to estimate coil maps from.
         """
         if self.bundle is None:
-            return self.classical(kspace, line_mask, calibration=calibration)
+            return self.classical(kspace, line_mask, calibration=calibration, coil_maps=coil_maps)
         start = perf_counter()
-        data, mask, source = self._checked(kspace, line_mask, calibration)
-        lines = _lines_for_maps(source, mask, calibration is not None)
-        prepared = self._prepare(data, lines, source)
+        data, mask = self._checked(kspace, line_mask)
+        prepared = self._prepared(data, mask, calibration, coil_maps)
         mapped = perf_counter()
         look = None if self.netad is None else self.netad.anomaly_map
-        stages = list(self.bundle.reconstructor.iterate(*prepared[:2], mask, look))
+        iterates = list(self.bundle.reconstructor.iterate(prepared.kspace, prepared.coil_maps, mask, look))
         reconstructed = perf_counter()
-        seen = self._look(stages[-1].image)
-        image = stages[-1].image * prepared.scale
+        seen = self._look(iterates[-1].image)
+        image = iterates[-1].image * prepared.scale
         one = np.ndim(kspace) == 3
         return Reconstruction(
             image=(image[0] if one else image).cpu(),
@@ -270,7 +221,7 @@ class Pipeline:
                 "reconstruction": reconstructed - mapped,
                 "detection": perf_counter() - reconstructed,
             },
-            intermediates=_intermediates(prepared, stages) if intermediates else {},
+            intermediates=_intermediates(prepared, iterates) if intermediates else {},
         )
 
     @torch.no_grad()
@@ -280,6 +231,7 @@ class Pipeline:
         line_mask: ArrayLike,
         *,
         calibration: ArrayLike | None = None,
+        coil_maps: ArrayLike | None = None,
         fallback: str | None = None,
     ) -> Reconstruction:
         """CG-SENSE, or the root sum of squares where there is no ACS to estimate coil maps from.
@@ -287,36 +239,44 @@ class Pipeline:
         Parameters and errors are those of ``reconstruct``; ``fallback`` says why this image was not the one wanted.
         """
         start = perf_counter()
-        data, mask, source = self._checked(kspace, line_mask, calibration)
-        one = np.ndim(kspace) == 3
-        lines = _lines_for_maps(source, mask, calibration is not None)
-        if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
+        data, mask = self._checked(kspace, line_mask)
+        seconds: dict[str, float] = {}
+        lines = self._calibration(data, mask, calibration)[1]
+        if coil_maps is None and calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
             image = root_sum_of_squares(data).to(torch.complex64)
-            reasons = [reason for reason in (fallback, _no_acs(lines)) if reason]
-            return Reconstruction(
-                image=(image[0] if one else image).cpu(),
-                fallback="; ".join(reasons),
-                seconds={"reconstruction": perf_counter() - start},
-            )
-        prepared = self._prepare(data, lines, source)
-        mapped = perf_counter()
-        image = cg_sense(*prepared[:2], mask) * prepared.scale
-        return Reconstruction(
-            image=(image[0] if one else image).cpu(),
-            fallback=fallback,
-            seconds={"coil_maps": mapped - start, "reconstruction": perf_counter() - mapped},
-        )
+            fallback = "; ".join(reason for reason in (fallback, no_calibration(lines)) if reason)
+        else:
+            prepared = self._prepared(data, mask, calibration, coil_maps)
+            seconds["coil_maps"] = perf_counter() - start
+            image = cg_sense(prepared.kspace, prepared.coil_maps, mask) * prepared.scale
+        seconds["reconstruction"] = perf_counter() - start - sum(seconds.values())
+        one = np.ndim(kspace) == 3
+        return Reconstruction(image=(image[0] if one else image).cpu(), fallback=fallback, seconds=seconds)
 
-    def _prepare(self, kspace: Tensor, lines: Tensor, calibration: Tensor | None = None) -> _Prepared:
-        """Scale by the ACS and estimate coil maps from ``lines`` ``(pe,)`` of the calibration, or of the k-space."""
+    def _prepared(
+        self, kspace: Tensor, mask: Tensor, calibration: ArrayLike | None, coil_maps: ArrayLike | None
+    ) -> PreparedScan:
+        source, lines = self._calibration(kspace, mask, calibration)
         pe, width = kspace.shape[-1], calibration_width(lines)
-        if width < MINIMUM_CALIBRATION_WIDTH:
-            raise InputError(_no_acs(lines))
         # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
-        scale = intensity_scale(kspace, acs_mask(pe, min(width, acs_count(pe, self.acs_fraction))))
-        source = kspace if calibration is None else calibration
-        source = source * acs_mask(pe, width).to(source.device)
-        return _Prepared(kspace / scale.unsqueeze(-3), acs_maps(source / scale.unsqueeze(-3), width), scale)
+        acs = acs_mask(pe, min(max(width, 1), acs_count(pe, self.acs_fraction)))
+        known = None if coil_maps is None else self._maps(coil_maps, kspace)
+        return prepare(kspace, acs, coil_maps=known, calibration=source, calibration_lines=lines)
+
+    def _calibration(self, kspace: Tensor, mask: Tensor, calibration: ArrayLike | None) -> tuple[Tensor, Tensor]:
+        """K-space to calibrate from, shaped like ``kspace``, and the mask ``(pe,)`` of its lines on the CPU."""
+        if calibration is None:
+            return kspace, mask.cpu()
+        source = _batched(self._complex(calibration))
+        if source.shape != kspace.shape:
+            raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(kspace.shape)} differ in shape")
+        return source, acquired_lines(source)
+
+    def _maps(self, coil_maps: ArrayLike, kspace: Tensor) -> Tensor:
+        maps = _batched(torch.as_tensor(coil_maps).to(self.device, torch.complex64))
+        if maps.shape != kspace.shape:
+            raise InputError(f"coil maps {tuple(maps.shape)} and k-space {tuple(kspace.shape)} differ in shape")
+        return maps
 
     def _look(self, image: Tensor) -> AnomalyResult | None:
         """What the detector sees in images ``(b, ro, pe)``; None where there is none."""
@@ -343,10 +303,8 @@ class Pipeline:
         lines[torch.as_tensor(indices)] = True
         return grid, lines
 
-    def _checked(
-        self, kspace: ArrayLike, line_mask: ArrayLike, calibration: ArrayLike | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Masked k-space ``(slices, coils, ro, pe)``, its mask, and the k-space to calibrate from, alike in shape."""
+    def _checked(self, kspace: ArrayLike, line_mask: ArrayLike) -> tuple[Tensor, Tensor]:
+        """Masked k-space ``(slices, coils, ro, pe)`` and its mask ``(pe,)``."""
         data, mask = self._complex(kspace), torch.as_tensor(np.asarray(line_mask), device=self.device)
         if data.ndim not in (3, 4):
             raise InputError(f"k-space must be ([slices,] coils, ro, pe), got shape {tuple(data.shape)}")
@@ -354,10 +312,7 @@ class Pipeline:
             raise InputError(
                 f"the line mask must be bool of shape ({data.shape[-1]},), got {mask.dtype} {tuple(mask.shape)}"
             )
-        source = data * mask if calibration is None else self._complex(calibration)
-        if source.shape != data.shape:
-            raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(data.shape)} differ in shape")
-        return _batched(data * mask), mask, _batched(source)
+        return _batched(data * mask), mask
 
     def _complex(self, array: ArrayLike) -> Tensor:
         data = torch.as_tensor(array).to(self.device, torch.complex64)
@@ -370,26 +325,14 @@ def _reachable(pe: int, reachable: tuple[int, int] | None) -> Tensor | None:
     return None if reachable is None else reachable_lines(pe, *reachable)
 
 
-def _batched(kspace: Tensor) -> Tensor:
-    return kspace if kspace.ndim == 4 else kspace[None]
+def _batched(array: Tensor) -> Tensor:
+    return array if array.ndim == 4 else array[None]
 
 
-def _lines_for_maps(source: Tensor, mask: Tensor, separate: bool) -> Tensor:
-    """Mask ``(pe,)`` on the CPU of the lines from whose centre maps can be estimated."""
-    return (source.abs().amax((0, 1, 2)) > 0 if separate else mask).cpu()
-
-
-def _no_acs(lines: Tensor) -> str:
-    return (
-        f"no coil maps: {calibration_width(lines)} lines around the centre of k-space were acquired, "
-        f"at least {MINIMUM_CALIBRATION_WIDTH} are needed"
-    )
-
-
-def _intermediates(prepared: _Prepared, stages: list[Stage]) -> dict[str, Tensor]:
+def _intermediates(prepared: PreparedScan, iterates: list[Iterate]) -> dict[str, Tensor]:
     return {
         "coil_maps": prepared.coil_maps.cpu(),
-        "x": torch.stack([stage.image * prepared.scale for stage in stages]).cpu(),
-        "x_global": torch.stack([stage.global_image * prepared.scale for stage in stages]).cpu(),
-        "map": torch.stack([stage.anomaly_map for stage in stages]).cpu(),
+        "x": torch.stack([iterate.image * prepared.scale for iterate in iterates]).cpu(),
+        "x_global": torch.stack([iterate.global_image * prepared.scale for iterate in iterates]).cpu(),
+        "map": torch.stack([iterate.anomaly_map for iterate in iterates]).cpu(),
     }

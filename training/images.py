@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pass_recon.anomaly.prompts import FINDINGS, diagnoses
+from pass_recon.anatomies import ANATOMIES
+from pass_recon.anomaly.prompts import diagnoses
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import Box, InputError
 from training.dataset import SliceDataset
@@ -134,7 +135,7 @@ def lesion_classes(mask: Tensor, boxes: Sequence[Box], anatomy: str) -> Tensor:
 
 def written_caption(anatomy: str, contrast: str, boxes: Sequence[Box], label: int) -> str:
     """A sentence where the data has none; of a slice that nobody judged it says nothing about health."""
-    phrases = {finding.label: finding.phrase for finding in FINDINGS[anatomy]}
+    phrases = {finding.label: finding.phrase for finding in ANATOMIES[anatomy].findings}
     found = " and ".join(dict.fromkeys(phrases.get(box.label, "a lesion") for box in boxes))
     state = f", with {found}" if found else {NORMAL: ", with no lesion", ABNORMAL: ", with a lesion"}.get(label, "")
     return f"{contrast.upper()} MRI, {anatomy}{state}."

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from pass_recon.config import NetworkConfig, ReconstructorConfig, SamplerConfig, from_dict
 from pass_recon.physics.fourier import fft1c, ifft1c
-from pass_recon.pipeline import intensity_scale
+from pass_recon.preparation import intensity_scale
 from pass_recon.reconstruction.classical import zero_filled
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.budget import acs_fraction, line_budget

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 AnomalyMap = Callable[[Tensor], Tensor]
 
 
-class Stage(NamedTuple):
+class Iterate(NamedTuple):
     """What one stage hands on, each ``(b, ro, pe)``.
 
     Attributes
@@ -135,7 +135,7 @@ class UnrolledReconstructor(nn.Module):
 
     def iterate(
         self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
-    ) -> Iterator[Stage]:
+    ) -> Iterator[Iterate]:
         """The stages one after another, for intermediate results and for losses on the map; arguments as `forward`."""
         if kspace.ndim not in (3, 4) or kspace.shape[-3:] != coil_maps.shape[-3:]:
             raise InputError(
@@ -153,7 +153,7 @@ class UnrolledReconstructor(nn.Module):
             anomaly_map = _map_of(global_image, anomaly)
             is_last = stage + 1 == self.config.stages
             image, dual = self._inner(operator, measured, global_image, anomaly_map, dual, is_last=is_last)
-            yield Stage(image, global_image, anomaly_map)
+            yield Iterate(image, global_image, anomaly_map)
 
     def _inner(
         self,

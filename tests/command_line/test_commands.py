@@ -50,7 +50,7 @@ class TestSimulate:
 
     @pytest.mark.parametrize(
         ("options", "sentence"),
-        [(["--anatomy", "knee", "--contrast", "flair"], "knee has pd"), (["--slices", "0"], "slices")],
+        [(["--anatomy", "knee", "--contrast", "flair"], "it has pd"), (["--slices", "0"], "slices")],
     )
     def test_impossible_patient(self, tmp_path, capsys, options, sentence):
         assert main(["simulate", *options, "-o", str(tmp_path / "p.h5")]) == 1

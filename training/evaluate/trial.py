@@ -14,7 +14,7 @@ from torch import Tensor
 from pass_recon.anomaly import AnomalyResult
 from pass_recon.bundles import Bundle
 from pass_recon.phantom.draws import mixed_seed
-from pass_recon.pipeline import acs_maps, intensity_scale
+from pass_recon.preparation import acs_maps, intensity_scale
 from pass_recon.reconstruction.classical import zero_filled
 from pass_recon.sampling.lines import (
     acs_count,

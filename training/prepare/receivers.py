@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pass_recon.anatomies import ANATOMIES
 from pass_recon.phantom.acquisition import smooth_phase
 from pass_recon.phantom.coils import simulate_coils
 from pass_recon.phantom.draws import Draws, mixed_seed
 from pass_recon.phantom.shapes import SliceGrid
-
-# Half axes in mm, (readout, phase), of the surface on which the loops lie.
-RADII_MM = {"brain": (125.0, 105.0), "knee": (110.0, 90.0)}
 
 
 class SimulatedReceivers:
@@ -32,7 +30,7 @@ class SimulatedReceivers:
     def __init__(self, name: str, seed: int, coils: int, anatomy: str) -> None:
         self._seed = mixed_seed(seed, name)
         self._coils = coils
-        self._radii = RADII_MM[anatomy]
+        self._radii = ANATOMIES[anatomy].array_mm
 
     def on_slice(self, shape: tuple[int, int], pixel_mm: float, level_mm: float) -> tuple[Tensor, Tensor]:
         """Maps ``(coils, ro, pe)`` with Σ|S|² = 1 and phase ``(ro, pe)`` in radians on a slice at ``level_mm``."""

@@ -21,7 +21,6 @@ from training.prepare.jobs import fingerprint_of
 
 if TYPE_CHECKING:
     from pass_recon.phantom import SimulatedPatient
-    from pass_recon.phantom.patient import Anatomy, Contrast
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class PatientSettings:
         Another seed, other patients.
     """
 
-    anatomy: Anatomy = "brain"
-    contrast: Contrast = "flair"
+    anatomy: str = "brain"
+    contrast: str = "flair"
     shape: tuple[int, int] = (320, 320)
     coils: int = 12
     slices: int = 8

@@ -10,6 +10,7 @@ import torch
 from pass_recon.bundles import load_bundle
 from pass_recon.physics.fourier import fft2c
 from pass_recon.pipeline import Pipeline
+from pass_recon.preparation import prepare
 from pass_recon.sampling.lines import line_budget
 from pass_recon.types import Box
 from training.evaluate.methods import METHODS, inapplicable
@@ -33,7 +34,7 @@ def test_with_estimated_maps_scale_maps_and_plan_are_those_of_the_pipeline(slice
     trial = Trial(slices, bundle, noise=0.01, maps="estimated")
     pipeline = Pipeline(bundle)
     kspace = slices.kspace(noise=0.01, fixed=True)
-    prepared = pipeline._prepare(kspace[None], trial.acs)
+    prepared = prepare(kspace[None], trial.acs)
     torch.testing.assert_close(trial.scale, prepared.scale)
     torch.testing.assert_close(trial.kspace, prepared.kspace)
     torch.testing.assert_close(trial.coil_maps, prepared.coil_maps)
