@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.evaluate.settings import Settings
+    from training.evaluate.selection import Settings
 
 EXAMPLES = """examples:
   pass-recon evaluate brain-flair-4x --data dataset -o results
@@ -108,7 +108,7 @@ def _add_work_options(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and say where the results are."""
-    from training.evaluate.run import TABLES, evaluate
+    from training.evaluate.protocol import TABLES, evaluate
 
     results = evaluate(_settings(args))
     for label, reasons in results["left_out"].items():
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from training.evaluate.settings import Settings
+    from training.evaluate.selection import Settings
 
     settings = Settings(
         bundles=tuple(args.bundles),

@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Read slice by slice and write."""
     from gadgets.fastmri_file import FastMriScan, write_fastmri
-    from training.prepare.fastmri import FastMriVolume
+    from training.data.fastmri_file import FastMriVolume
 
     with FastMriVolume(args.volume) as volume:
         slices = (volume.kspace(index).numpy() for index in range(len(volume)))

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.prepare.annotations import Annotations
-    from training.prepare.jobs import Job, Outcome
-    from training.prepare.manifest import SplitSettings
+    from training.data.fastmri_plus import Annotations
+    from training.data.jobs import Job, Outcome
+    from training.data.manifest import SplitSettings
 
 EXAMPLES = """examples:
   pass-recon train prepare --fastmri multicoil_train --annotations brain.csv --file-list brain_file_list.csv \\
@@ -111,8 +111,8 @@ def _add_split_options(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare, describe, report."""
     from pass_recon.types import InputError
-    from training.prepare.manifest import write_manifest
-    from training.prepare.run import run_jobs
+    from training.data.jobs import run_jobs
+    from training.data.manifest import write_manifest
 
     jobs = _jobs(args)
     settings = _split_settings(args)
@@ -141,9 +141,9 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _fastmri_jobs(args: argparse.Namespace) -> list[Job]:
-    from training.prepare.annotations import read_annotations
-    from training.prepare.fastmri import DEFAULT_ACQUISITIONS
-    from training.prepare.fastmri_case import FastMriJob, FastMriSettings
+    from training.data.fastmri import FastMriJob, FastMriSettings
+    from training.data.fastmri_file import DEFAULT_ACQUISITIONS
+    from training.data.fastmri_plus import read_annotations
 
     annotations = read_annotations(args.annotations, args.file_list)
     if args.annotations or args.file_list:
@@ -158,7 +158,7 @@ def _fastmri_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _nifti_jobs(args: argparse.Namespace) -> list[Job]:
-    from training.prepare.volumes import VolumeSettings, find_volumes
+    from training.data.nifti import VolumeSettings, find_volumes
 
     settings = VolumeSettings(
         anatomy=args.anatomy,
@@ -174,7 +174,7 @@ def _nifti_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _simulated_jobs(args: argparse.Namespace) -> list[Job]:
-    from training.prepare.simulated import PatientJob, PatientSettings
+    from training.data.simulated import PatientJob, PatientSettings
 
     settings = PatientSettings(
         anatomy=args.anatomy,
@@ -191,7 +191,7 @@ def _simulated_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _split_settings(args: argparse.Namespace) -> SplitSettings:
-    from training.prepare.manifest import FILE, SplitSettings, read_manifest
+    from training.data.manifest import FILE, SplitSettings, read_manifest
 
     known = read_manifest(args.output) if (args.output / FILE).exists() else {}
     seed = args.split_seed if args.split_seed is not None else known.get("seed", args.seed)

@@ -30,7 +30,8 @@ from pass_recon.bundles.card import (
     read_card,
 )
 from pass_recon.common.files import readable_json
-from pass_recon.config import ReconstructorConfig, SamplerConfig, from_dict, to_dict
+from pass_recon.common.settings import from_dict, to_dict
+from pass_recon.config import ReconstructorConfig, SamplerConfig
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.personal import LineSampler
 from pass_recon.types import BundleError, InputError

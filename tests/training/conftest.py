@@ -10,9 +10,9 @@ import pytest
 
 from pass_recon_cli.main import main
 from tests.threads import one_thread as one_thread
-from tests.training.fastmri_files import KNEE, Volume, write_annotations
+from tests.training.data.fastmri_files import KNEE, Volume, write_annotations
 from tests.training.small import simulate
-from training.prepare.manifest import read_manifest
+from training.data.manifest import read_manifest
 
 ANNOTATED = Volume(slices=2)
 NORMAL = Volume(name="file_brain_AXFLAIR_201_0000002", acquisition="AXFLAIR", patient_id="patient-b", coils=6, slices=1)

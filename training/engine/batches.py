@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from pass_recon.phantom.draws import mixed_seed
-from pass_recon.types import InputError
-from training.dataset import SliceDataset, Slices, Split, collate
+from training.data.dataset import SliceDataset, Slices, collate
 from training.engine.processes import Processes
 from training.engine.settings import TrainingSettings
 
@@ -26,36 +24,6 @@ Detect = Callable[[Slices, torch.Generator], Tensor]
 """A whole slice, and chance, to its anomaly map ``(ro, pe)``."""
 Key = tuple[int, int]
 """Place in the order of all slices ever seen, and number of the slice in its dataset."""
-
-
-def open_slices(folders: Sequence[str | Path], split: Split, kinds: Sequence[str] = ()) -> list[SliceDataset]:
-    """The slices of a split, one dataset for each folder and kind that has any.
-
-    Parameters
-    ----------
-    folders
-        Prepared datasets.
-    split
-        ``train``, ``validation`` or ``test``.
-    kinds
-        ``anatomy-contrast``, such as ``brain-t1``; all by default.
-
-    Raises
-    ------
-    InputError
-        If nothing fits.
-    """
-    found = []
-    for folder in folders:
-        whole = SliceDataset(folder)
-        here = sorted({(case["anatomy"], case["contrast"]) for case in whole.cases.values() if case["split"] == split})
-        for anatomy, contrast in here:
-            if not kinds or f"{anatomy}-{contrast}" in kinds:
-                found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast))
-    if not found:
-        told = ", ".join(kinds) or "any kind"
-        raise InputError(f"no {split} slices of {told} in {', '.join(map(str, folders))}")
-    return found
 
 
 class Batches:

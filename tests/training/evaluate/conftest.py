@@ -10,12 +10,11 @@ import pytest
 from pass_recon.anomaly import NetAD
 from pass_recon.bundles import save_bundle
 from tests.networks import TINY_BACKBONE, tiny_bundle
-from training.dataset import SliceDataset, Slices
-from training.evaluate.selection import Contender, contenders
-from training.evaluate.settings import Settings
-from training.prepare.manifest import SplitSettings, write_manifest
-from training.prepare.run import run_jobs
-from training.prepare.simulated import PatientJob, PatientSettings
+from training.data.dataset import SliceDataset, Slices
+from training.data.jobs import run_jobs
+from training.data.manifest import SplitSettings, write_manifest
+from training.data.simulated import PatientJob, PatientSettings
+from training.evaluate.selection import Contender, Settings, contenders
 
 PATIENTS = PatientSettings(shape=(64, 72), coils=4, slices=3, lesions=3, healthy=0.3, seed=5)
 

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from training.evaluate.detection import (
+from training.evaluate.measures import pixel_histograms, unpacked
+from training.evaluate.statistics import (
     average_precision,
     binning_error,
     calibration_error_by_chance,
     detection_summary,
-    pixel_histograms,
     roc_auc,
-    unpacked,
 )
 
 

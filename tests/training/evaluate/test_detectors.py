@@ -10,9 +10,8 @@ import torch
 from pass_recon.bundles import load_bundle
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
-from training.evaluate.detectors import BASELINE, evaluate_detectors, lesion_frequency
-from training.images import open_images, stacked
-from training.netad_validation import VIEWS, look, pixel_auc
+from training.data.images import open_images, stacked
+from training.evaluate.detectors import BASELINE, VIEWS, evaluate_detectors, lesion_frequency, look, pixel_auc
 
 
 def test_figures_are_those_of_the_detector(ground, data, tmp_path, capsys):

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from training.evaluate.plans import plan_summary
-from training.evaluate.summary import as_plain, difference, grouped, value
-from training.evaluate.tables import markdown
+from training.evaluate.report import markdown
+from training.evaluate.statistics import as_plain, difference, grouped, plan_summary, value
 
 
 def record(patient: str, index: int, ours: float, theirs: float, inside: list[float] | None = None, **more) -> dict:

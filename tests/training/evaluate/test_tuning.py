@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from pass_recon.types import InputError
-from training.evaluate.jobs import Job, measure
+from training.evaluate.measures import Job, measure
 from training.evaluate.methods import L1
+from training.evaluate.protocol import best_exponents, tune, tuned, tuning_subjects
 from training.evaluate.selection import subjects_of
-from training.evaluate.tuning import best_exponents, tune, tuned, tuning_subjects
 
 
 def search(best: float, calls: list[int] | None = None) -> dict[int, float]:
