@@ -14,6 +14,7 @@ COMMANDS = (
     "pass_recon_cli.train_preview",
     "pass_recon_cli.train_export_mrd",
     "pass_recon_cli.train_detection",
+    "pass_recon_cli.train_lesions",
     "pass_recon_cli.train_transfer",
     "pass_recon_cli.train_bundles",
 )

@@ -6,7 +6,7 @@ the detector as they lie in the file, turned to the project's orientation: no sk
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from pass_recon.anomaly import NetAD
+from pass_recon.bundles import load_bundle
 from pass_recon.types import InputError
-from training.evaluate.bootstrap import bootstrap
-from training.evaluate.detection import detection_summary, pixel_histograms
-from training.evaluate.records import Record
-from training.evaluate.summary import as_plain
-from training.prepare.volumes import VolumeSettings, find_volumes, on_grid, parse_name, read_volume
+from training.data.nifti import VolumeSettings, find_volumes, on_grid, parse_name, read_volume
+from training.evaluate.lesion_detection import free_response, lesion_boxes, match_lesions
+from training.evaluate.measures import Record, pixel_histograms
+from training.evaluate.selection import contenders
+from training.evaluate.statistics import as_plain, bootstrap, detection_summary
 
 LEAST_PIXELS = 4
 """Fewer lesion pixels than these leave a slice unjudged: neither sick nor an example of a normal one."""
@@ -40,12 +41,15 @@ class AnnotatedVolume:
         ``(slices, ro, pe)`` float32 magnitude, peak 1; empty slices are left out.
     mask
         ``(slices, ro, pe)`` bool, lesions.
+    pixel_mm
+        Size of a pixel.
     """
 
     patient: str
     contrast: str
     image: Tensor
     mask: Tensor
+    pixel_mm: float
 
     @property
     def label(self) -> Tensor:
@@ -81,7 +85,7 @@ def read_annotated(folder: Path, contrast: str, *, side: int = 256) -> list[Anno
             raise InputError(f"{job.path.name} is {tuple(volume.values.shape)}, its mask {tuple(mask.values.shape)}")
         scan = on_grid(volume, mask, (side, side))
         assert scan.mask is not None
-        found.append(AnnotatedVolume(patient, contrast, scan.magnitude, scan.mask))
+        found.append(AnnotatedVolume(patient, contrast, scan.magnitude, scan.mask, scan.pixel_mm))
     if not found:
         raise InputError(f"{folder} holds no {contrast} volume with a lesion mask beside it (<patient>_lesions.nii.gz)")
     return found
@@ -93,6 +97,8 @@ def look_at(netad: NetAD, volumes: Sequence[AnnotatedVolume], device: str = "cpu
     for volume in volumes:
         for part in torch.arange(len(volume.image)).split(_PART):
             seen = netad(volume.image[part].to(device))
+            truth = [lesion_boxes(volume.mask[number], least=LEAST_PIXELS) for number in part.tolist()]
+            by_lesion = match_lesions(netad, seen, truth, pixel_mm=(volume.pixel_mm, volume.pixel_mm))
             for place, number in enumerate(part.tolist()):
                 pixels = pixel_histograms(seen.map[place].cpu(), volume.mask[number])
                 records.append(
@@ -101,20 +107,48 @@ def look_at(netad: NetAD, volumes: Sequence[AnnotatedVolume], device: str = "cpu
                         "slice": number,
                         "label": int(volume.label[number]),
                         "detection": {"clean": {"score": float(seen.score[place]), "pixels": pixels}},
+                        "by_lesion": by_lesion[place],
                     }
                 )
     return records
 
 
 def annotated_summary(records: Sequence[Record], *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """`detection_summary`, and the mean score of sick and of lesion-free slices, with intervals over patients."""
+    """`detection_summary`, the mean score of sick and of lesion-free slices, and `free_response` under ``lesions``."""
     summary = dict(detection_summary(list(records), "clean", resamples=resamples, seed=seed) or {})
     for name, label in (("score_of_normal", 0), ("score_of_abnormal", 1)):
         those = [record for record in records if record["label"] == label]
         scores = np.array([record["detection"]["clean"]["score"] for record in those])
         summary[name] = bootstrap(scores, [record["patient"] for record in those], resamples=resamples, seed=seed)
+    summary["lesions"] = free_response(records, resamples=resamples, seed=seed)
     plain: dict[str, Any] = as_plain(summary)
     return plain
+
+
+def detectors_with_volumes(
+    bundles: Sequence[str], folder: Path, device: str = "cpu"
+) -> Iterator[tuple[str, NetAD, list[AnnotatedVolume]]]:
+    """Name and detector of each bundle, and the volumes of its contrast.
+
+    Raises
+    ------
+    InputError
+        If a bundle has no detector or is not of the brain, or there are no volumes of its contrast.
+    """
+    for contender in contenders(bundles):
+        netad = load_bundle(contender.folder, device=device).netad
+        anatomy, contrast = contender.kind
+        if netad is None or anatomy != "brain":
+            raise InputError(f"bundle {contender.label} has no detector of lesions in brains")
+        yield contender.label, netad, read_annotated(folder, contrast)
+
+
+def evaluate_volumes(bundles: Sequence[str], folder: Path, *, device: str = "cpu") -> dict[str, dict[str, Any]]:
+    """`annotated_summary` of each bundle's detector, by its name; errors as `detectors_with_volumes`."""
+    return {
+        label: annotated_summary(look_at(netad, volumes, device))
+        for label, netad, volumes in detectors_with_volumes(bundles, folder, device)
+    }
 
 
 def annotated_table(found: Mapping[str, Mapping[str, Any]]) -> str:
