@@ -30,9 +30,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     where.add_argument("--data", type=Path, metavar="DATASET", help="test slices, prepared")
     where.add_argument("--volumes", type=Path, metavar="FOLDER", help="real volumes (NIfTI) with lesion masks")
     parser.add_argument("--few-shot", type=int, metavar="N", help="patients of --volumes to learn from")
-    parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="settings of `train netad`, or a recipe: --few-shot"
-    )
+    parser.add_argument("--config", type=Path, metavar="YAML", help="a recipe, for the settings of --few-shot")
+    parser.add_argument("--runs", type=Path, default=Path(), metavar="DIR", help="where the runs of that recipe are")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="changes", help="settings to change")
     parser.add_argument("-o", "--outfile", type=Path, metavar="JSON", help="figures to write")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N; default: %(default)s")
