@@ -170,6 +170,16 @@ def stacked(items: Sequence[ImageSlice]) -> ImageSlice:
     )
 
 
+def joined(batches: Sequence[ImageSlice]) -> ImageSlice:
+    """One batch of several."""
+    together = {
+        name: torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("image", "classes", "label", "reviewed")
+    }
+    captions, kinds = ([entry for batch in batches for entry in getattr(batch, name)] for name in ("caption", "kind"))
+    return ImageSlice(**together, caption=tuple(captions), kind=tuple(kinds))
+
+
 def fitted_square(planes: Tensor, size: int, *, smooth: bool) -> Tensor:
     """Planes ``(1 or 2, ro, pe)`` → ``(size, size)`` uint8 or complex64, padded to a square first."""
     height, width = planes.shape[1:]
