@@ -47,7 +47,7 @@ _LEAST_PIXELS = 12
 
 def prepare_heads(
     folder: Path, output: Path, unsure: Mapping[str, Sequence[int]], *, full_head: Path | None, full_brain: Path | None
-) -> None:
+) -> int:
     """Read ``<scan>_FLAIR.nii.gz`` and, where it is, ``<scan>_T1W.nii.gz``, and write what `Heads` reads.
 
     Parameters
@@ -60,6 +60,10 @@ def prepare_heads(
         By scan, the FLAIR slices that show or may show a lesion of the patient's own; scans not named are not read.
     full_head, full_brain
         One head in T1w, 1 mm, with its face, and the same with all but the brain removed.
+
+    Returns
+    -------
+        How many slices of the volumes there are.
 
     Raises
     ------
@@ -85,6 +89,7 @@ def prepare_heads(
         tensors["full.brain"] = torch.from_numpy(ndimage.binary_closing(brain, np.ones((3, 5, 5))).astype(np.uint8))
     output.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, output)
+    return sum(len(tensors[f"{contrast}.sure"]) for contrast in ("flair", "t1"))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from scipy import ndimage
 
 from pass_recon.types import InputError
-from training.data.heads import SIDE, Heads, brain_of_flair, prepare_heads, read_heads, with_heads
+from pass_recon_cli.main import main
+from training.data.heads import SIDE, Heads, brain_of_flair, read_heads, with_heads
 from training.data.painted_lesions import GLIOMA, NONE, SPOTS, painted
 from training.data.scanner_variation import blurred, moved, scanned, smooth_field
 
@@ -41,14 +42,11 @@ def file(tmp_path_factory):
         ("brain", full * np.repeat(brain[:1], 40, 0), np.diag([-1.0, -1.0, 1.0, 1.0])),
     ):
         nibabel.save(nibabel.Nifti1Image(values.transpose(2, 1, 0), steps), folder / f"{name}.nii.gz")
-    prepare_heads(
-        folder,
-        folder / "heads.safetensors",
-        {"p1": [1], "p2": []},
-        full_head=folder / "full.nii.gz",
-        full_brain=folder / "brain.nii.gz",
-    )
-    return folder / "heads.safetensors"
+    table, output = folder / "slices.yaml", folder / "heads.safetensors"
+    table.write_text("p1: [1]\np2: []\n")
+    command = ["train", "heads", "--volumes", str(folder), "--slices", str(table), "-o", str(output)]
+    assert main([*command, "--full", str(folder / "full.nii.gz"), str(folder / "brain.nii.gz")]) == 0
+    return output
 
 
 def test_the_brain_is_found_inside_skull_and_scalp():
