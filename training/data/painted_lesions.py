@@ -27,6 +27,8 @@ LABELS = {
 """Names of what is painted, in fastMRI+'s words."""
 _SHARES = (0.42, 0.26, 0.13, 0.06, 0.09, 0.04)
 _MOST_SPOTS = 5
+# Places are chosen on a grid of so many pixels: means over wide windows of all pixels would take most of the time.
+_CELL = 4
 # A change below this share of white matter's signal is no lesion that anybody could see.
 _SEEN = 0.05
 
@@ -104,13 +106,14 @@ def white_level(image: Tensor, brain: Tensor) -> Tensor:
 
 def _place(brain: Tensor, width: int, least: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """A pixel ``(b, 2)`` of each brain that has brain all around it, and whether there is one ``(b,)``."""
-    around = F.avg_pool2d(brain[:, None], width, 1, width // 2, count_include_pad=False)
-    deep = (F.avg_pool2d(around, 4)[:, 0] > least).float().flatten(1)
+    cells = width // _CELL // 2 * 2 + 1
+    around = F.avg_pool2d(F.avg_pool2d(brain[:, None], _CELL), cells, 1, cells // 2, count_include_pad=False)
+    deep = (around[:, 0] > least).float().flatten(1)
     found = deep.sum(1) > 0
     index = torch.multinomial(torch.where(found[:, None], deep, 1.0), 1, generator=draw)[:, 0]
-    columns = brain.shape[-1] // 4
+    columns = brain.shape[-1] // _CELL
     coarse = torch.stack([index // columns, index % columns], 1).float()
-    return 4.0 * coarse + uniform(draw, 0.0, 4.0, len(brain), 2), found
+    return _CELL * (coarse + uniform(draw, 0.0, 1.0, len(brain), 2)), found
 
 
 def _offsets(centre: Tensor, side: int) -> tuple[Tensor, Tensor]:
