@@ -11,7 +11,7 @@ from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import mrd
-from gadgets.stream import Failure, run_gadget
+from gadgets.protocol.connection import Failure, run_gadget
 from pass_recon.types import InputError
 
 
@@ -20,7 +20,7 @@ def acs_buffer(connection: Connection) -> None:
     run_gadget(connection, lambda scan: lambda acquisitions: buffer_lines(acquisitions, scan))
 
 
-def buffer_lines(acquisitions: Iterable[Any], scan: mrd.Scan) -> Iterator[ReconData | Failure]:
+def buffer_lines(acquisitions: Iterable[Any], scan: mrd.ScanContext) -> Iterator[ReconData | Failure]:
     """Collect lines into slices.
 
     Parameters
@@ -49,8 +49,8 @@ def buffer_lines(acquisitions: Iterable[Any], scan: mrd.Scan) -> Iterator[ReconD
                 yield mrd.acs_message(part)
         except InputError as error:
             yield from dropped.line(acquisition, error)
-        while readouts.complaints:
-            yield Failure(readouts.complaints.pop(), "input")
+        while readouts.noise_failures:
+            yield Failure(readouts.noise_failures.pop(), "input")
         for ended in slices.ended_by(acquisition):
             yield from _whole(ended, dropped)
     for left, truncated in slices.rest():

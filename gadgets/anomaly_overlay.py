@@ -11,16 +11,17 @@ from gadgetron.external.connection import Connection
 from ismrmrd import Image
 
 from gadgets import mrd
-from gadgets.stream import run_gadget
-from pass_recon.report.overlay import MAP_LEVELS, MagnitudeScale, coloured, map_levels
+from gadgets.mrd.outputs import OUTPUTS, Findings
+from gadgets.protocol.connection import run_gadget
+from pass_recon.report.overlay import MagnitudeScale
 
 
 def anomaly_overlay(connection: Connection) -> None:
     """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.anomaly_overlay anomaly_overlay``."""
-    run_gadget(connection, lambda scan: lambda images: overlay(images, scan), forward=mrd.is_plan)
+    run_gadget(connection, lambda scan: overlay, forward=mrd.is_plan)
 
 
-def overlay(images: Iterable[Any], scan: mrd.Scan) -> Iterator[Any]:
+def overlay(images: Iterable[Any]) -> Iterator[Any]:
     """Make the output series.
 
     Parameters
@@ -28,12 +29,10 @@ def overlay(images: Iterable[Any], scan: mrd.Scan) -> Iterator[Any]:
     images
         Those of `pass_reconstruction`: a complex image, and after it the map of the same slice; anything else, the plan
         above all, passes through.
-    scan
-        The header and the properties.
 
     Yields
     ------
-    The magnitude (series 1) as soon as the image is there; with its map the map (series 2) and the overlay (series 3).
+    The magnitude (series 1) as soon as the image is there; with its map those of `OUTPUTS`.
     """
     scale, shown = MagnitudeScale(), None
     numbers: Counter[int] = Counter()
@@ -43,7 +42,7 @@ def overlay(images: Iterable[Any], scan: mrd.Scan) -> Iterator[Any]:
             shown, window = _magnitude(image, scale)
             finished = [shown]
         elif series == mrd.MAP_SERIES and shown is not None:
-            finished = _map_and_overlay(image, shown, window)
+            finished = _with_map(image, shown, window)
         else:
             finished = [image]
         for output in finished:
@@ -60,15 +59,17 @@ def _magnitude(image: Image, scale: MagnitudeScale) -> tuple[Image, int]:
     return mrd.image_like(image, [levels], series=mrd.RECONSTRUCTION_SERIES, meta=meta), window
 
 
-def _map_and_overlay(anomaly_map: Image, shown: Image, window: int) -> list[Image]:
-    probability = mrd.array_of(anomaly_map)
+def _with_map(anomaly_map: Image, shown: Image, window: int) -> list[Image]:
+    found = Findings(mrd.array_of(shown), window, mrd.array_of(anomaly_map), mrd.boxes_of(anomaly_map))
     aside = " (no detector)" if "PASS_anomaly" in anomaly_map.meta else ""
-    on_map = {"PASS_scale": str(MAP_LEVELS), **_described(f"PASS anomaly map{aside}", MAP_LEVELS + 1)}
-    colours = coloured(mrd.array_of(shown), window, probability, mrd.boxes_of(anomaly_map))
-    on_overlay = _described(f"PASS anomaly overlay{aside}", 256)
     return [
-        mrd.image_like(anomaly_map, [map_levels(probability)], series=mrd.MAP_SERIES, meta=on_map),
-        mrd.image_like(anomaly_map, colours, series=mrd.OVERLAY_SERIES, meta=on_overlay),
+        mrd.image_like(
+            anomaly_map,
+            output.draw(found),
+            series=output.series,
+            meta={**output.meta, **_described(f"{output.title}{aside}", output.window)},
+        )
+        for output in OUTPUTS
     ]
 
 

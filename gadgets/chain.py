@@ -10,11 +10,11 @@ from ismrmrd import Acquisition, Image
 from gadgets.acs_buffer import buffer_lines
 from gadgets.anomaly_overlay import overlay
 from gadgets.mask_feedback import feed_back
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for
 from gadgets.properties import Properties
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 
 
 def run_chain(
@@ -40,7 +40,7 @@ def run_chain(
     InputError, BundleError
         If the whole scan cannot be reconstructed: 3D, not Cartesian, no such bundle.
     """
-    scan = Scan(header, properties)
+    scan = ScanContext(header, properties)
     pipeline = pipeline_for(scan)
     messages: Iterator[Any] = buffer_lines(acquisitions, scan)
-    yield from overlay(reconstruct(feed_back(messages, scan, pipeline), scan, pipeline), scan)
+    yield from overlay(reconstruct(feed_back(messages, scan, pipeline), scan, pipeline))

@@ -12,8 +12,8 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from gadgets.mrd import Scan, SliceData
-from gadgets.stream import Failure
+from gadgets.mrd import ScanContext, SliceData
+from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
 from pass_recon.types import PassError, Reconstruction, SamplingPlan
 
@@ -27,7 +27,7 @@ class Planner:
     its gadgets to exit.
     """
 
-    def __init__(self, pipeline: Pipeline, scan: Scan) -> None:
+    def __init__(self, pipeline: Pipeline, scan: ScanContext) -> None:
         self._pipeline, self._properties = pipeline, scan.properties
         self._requests: SimpleQueue[tuple[Future[SamplingPlan], SliceData] | None] = SimpleQueue()
 
@@ -74,7 +74,9 @@ class Planner:
                 future.set_exception(error)
 
 
-def acquired_plan(whole: SliceData, scan: Scan, pipeline: Pipeline, *, fallback: str | None = None) -> SamplingPlan:
+def acquired_plan(
+    whole: SliceData, scan: ScanContext, pipeline: Pipeline, *, fallback: str | None = None
+) -> SamplingPlan:
     """What came, told as a plan."""
     return SamplingPlan(
         lines=torch.from_numpy(whole.line_mask),
@@ -86,7 +88,9 @@ def acquired_plan(whole: SliceData, scan: Scan, pipeline: Pipeline, *, fallback:
     )
 
 
-def reconstruct(whole: SliceData, scan: Scan, pipeline: Pipeline) -> tuple[Reconstruction | None, Failure | None]:
+def reconstruct(
+    whole: SliceData, scan: ScanContext, pipeline: Pipeline
+) -> tuple[Reconstruction | None, Failure | None]:
     """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too."""
     data, calibration = (whole.kspace, whole.line_mask), whole.calibration
     try:

@@ -10,7 +10,7 @@ from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import mrd
-from gadgets.stream import Stage, run_gadget
+from gadgets.protocol.connection import Stage, run_gadget
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def mask_feedback(connection: Connection) -> None:
     """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.mask_feedback mask_feedback``."""
 
-    def prepare(scan: mrd.Scan) -> Stage:
+    def prepare(scan: mrd.ScanContext) -> Stage:
         from gadgets.pipelines import pipeline_for
 
         pipeline = pipeline_for(scan)
@@ -29,7 +29,7 @@ def mask_feedback(connection: Connection) -> None:
     run_gadget(connection, prepare)
 
 
-def feed_back(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> Iterator[Any]:
+def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline) -> Iterator[Any]:
     """Plan each slice from its ACS, and hold the slice to its plan.
 
     Parameters
@@ -74,7 +74,7 @@ def feed_back(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> It
                         yield failure
 
 
-def _to_be_used(whole: mrd.SliceData, plan: SamplingPlan | None, scan: mrd.Scan) -> tuple[ReconData, bool]:
+def _to_be_used(whole: mrd.SliceData, plan: SamplingPlan | None, scan: mrd.ScanContext) -> tuple[ReconData, bool]:
     """The slice with the lines to be used, and whether these are others than those of the plan."""
     if plan is None:
         return whole.message, True

@@ -11,7 +11,7 @@ from gadgetron.types.recon_data import ReconData
 from ismrmrd import Image
 
 from gadgets import mrd
-from gadgets.stream import Stage, run_gadget
+from gadgets.protocol.connection import Stage, run_gadget
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def pass_reconstruction(connection: Connection) -> None:
     """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.pass_reconstruction pass_reconstruction``."""
 
-    def prepare(scan: mrd.Scan) -> Stage:
+    def prepare(scan: mrd.ScanContext) -> Stage:
         from gadgets.pipelines import pipeline_for
 
         pipeline = pipeline_for(scan)
@@ -30,7 +30,7 @@ def pass_reconstruction(connection: Connection) -> None:
     run_gadget(connection, prepare)
 
 
-def reconstruct(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> Iterator[Any]:
+def reconstruct(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline) -> Iterator[Any]:
     """Reconstruct each slice.
 
     Parameters
@@ -63,7 +63,7 @@ def reconstruct(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> 
                 yield failure
 
 
-def _images(result: Reconstruction, data: mrd.SliceData, scan: mrd.Scan, number: int) -> Iterator[Image]:
+def _images(result: Reconstruction, data: mrd.SliceData, scan: mrd.ScanContext, number: int) -> Iterator[Image]:
     from gadgets.mrd import geometry
 
     shape = (data.kspace.shape[1], data.kspace.shape[2])

@@ -23,7 +23,7 @@ from pass_recon.preparation import (
     no_calibration,
     prepare,
 )
-from pass_recon.reconstruction.classical import cg_sense, root_sum_of_squares
+from pass_recon.reconstruction.classical import cg_sense, magnitude_prior, root_sum_of_squares
 from pass_recon.reconstruction.unrolled import Iterate
 from pass_recon.sampling.lines import (
     acquisition_order,
@@ -248,7 +248,8 @@ class Pipeline:
         else:
             prepared = self._prepared(data, mask, calibration, coil_maps)
             seconds["coil_maps"] = perf_counter() - start
-            image = cg_sense(prepared.kspace, prepared.coil_maps, mask) * prepared.scale
+            prior = magnitude_prior(prepared.acs_image)
+            image = cg_sense(prepared.kspace, prepared.coil_maps, mask, prior=prior) * prepared.scale
         seconds["reconstruction"] = perf_counter() - start - sum(seconds.values())
         one = np.ndim(kspace) == 3
         return Reconstruction(image=(image[0] if one else image).cpu(), fallback=fallback, seconds=seconds)

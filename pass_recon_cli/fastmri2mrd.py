@@ -23,12 +23,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Read slice by slice and write."""
-    from gadgets.fastmri_file import FastMriScan, write_fastmri
+    from gadgets.converters.fastmri_file import FastMriKspace, write_fastmri
     from training.data.fastmri_file import FastMriVolume
 
     with FastMriVolume(args.volume) as volume:
         slices = (volume.kspace(index).numpy() for index in range(len(volume)))
-        scan = FastMriScan(volume.header_xml, volume.shape, volume.anatomy, slices)
+        scan = FastMriKspace(volume.header_xml, volume.shape, volume.anatomy, slices)
         written = write_fastmri(args.outfile, scan)
         count, coils, readout, phase = volume.shape
     sys.stdout.write(

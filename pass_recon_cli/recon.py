@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from pass_recon_cli.properties import add_property_options, properties_of
+
 DESCRIPTION = """Reconstruct an MRD file with the stages that run in the Gadgetron chain, in one process and without a
 server. The images are stored as the stock Gadgetron client stores them. Nothing is written if the input is at fault."""
 EXAMPLE = "example: pass-recon recon -f patient.h5 -o out.h5 --acceleration 8"
@@ -21,16 +23,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--outfile", default="out.h5", help="HDF5 file for the images; default: %(default)s")
     parser.add_argument("-g", "--in-group", default="dataset", help="group of the input; default: %(default)s")
     parser.add_argument("-G", "--out-group", help="group of the output; default: the local time")
-    parser.add_argument("--bundle", default="auto", help="name or path, auto or classical; default: %(default)s")
-    parser.add_argument("--acceleration", default="4", metavar="R", help="default: %(default)s")
-    parser.add_argument(
-        "--mode",
-        default="retrospective",
-        help="retrospective: drop the lines that a plan would not have taken; prospective: use all lines that came; "
-        "default: %(default)s",
-    )
-    parser.add_argument("--anomaly", default="on", help="look for anomalies, on or off; default: %(default)s")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; default: %(default)s")
+    add_property_options(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
 
@@ -38,13 +31,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
     from gadgets.chain import run_chain
-    from gadgets.image_file import ImageFile, default_group
-    from gadgets.properties import Properties
-    from gadgets.scan_file import ScanFile
-    from gadgets.stream import Failure
+    from gadgets.converters.image_file import ImageFile, default_group
+    from gadgets.mrd.scan_file import ScanFile
+    from gadgets.protocol.connection import Failure
 
-    names = ("bundle", "acceleration", "mode", "anomaly", "device")
-    properties = Properties.from_text({name: getattr(args, name) for name in names})
+    properties = properties_of(args)
     group = args.out_group or default_group()
     failures: list[Failure] = []
     with ScanFile(args.filename, args.in_group) as source:

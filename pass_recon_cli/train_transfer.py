@@ -10,7 +10,7 @@ from typing import Any
 EXAMPLES = """examples:
   pass-recon train transfer --config training/recipes/shipped.yaml --data mni --runs runs
   pass-recon train transfer --config training/recipes/shipped.yaml --data mni -o transfer.json \\
-      --runs runs --set steps=60 kinds='[brain-flair]'
+      --runs runs --set steps=60 examinations='[brain-flair]'
 """
 
 

@@ -37,6 +37,8 @@ WITH_DETECTOR = (
     " The vision-language backbone is a small CLIP of our own, trained on the same slices and their captions, because "
     "no published weights were at hand: OpenAI's or BiomedCLIP's plug in by name, see the README."
 )
+_QUALITY = ("psnr", "ssim")
+_DETECTION = ("image_auc", "pixel_auc", "calibration_error")
 _PATHS = ("initial", "reconstruction", "sampling", "netad", "backbone", "calibration", "path")
 WITHOUT_SAMPLER = (
     " There is no anomaly-aware sampling network: on validation patients a patient's own lines were no better than the "
@@ -76,7 +78,7 @@ def train_all(
 
 
 def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = (), recipe: Path | None = None) -> list[Path]:
-    """Write a bundle for every kind and acceleration that the stages were trained for, replacing older ones.
+    """Write a bundle for every examination and acceleration that the stages were trained for, replacing older ones.
 
     An acceleration gets the reconstructor for it that has most runs before it. Where personal lines were no better than
     the population's on validation patients, a bundle has no AS network.
@@ -104,12 +106,12 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = (), reci
     reconstructors = {run: _reconstructor(run) for run in trained.values()}
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in results]
     folders = []
-    for kind in sampling.kinds:
+    for examination in sampling.examinations:
         for acceleration in sampling.accelerations:
-            name, reconstruction = bundle_name(kind, acceleration), trained[acceleration]
+            name, reconstruction = bundle_name(examination, acceleration), trained[acceleration]
             lines = settings_of(reconstruction, ReconstructionSettings).lines
             sampler = _sampler(runs / "sampling", name, sampling.network, lines)
-            anatomy, contrast = kind.split("-")
+            anatomy, contrast = examination.split("-")
             bundle = Bundle(
                 name=name,
                 anatomy=anatomy,
@@ -118,7 +120,7 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = (), reci
                 acs_fraction=acs_fraction(acceleration),
                 reconstructor=reconstructors[reconstruction],
                 sampler=sampler,
-                netad=netads.get(kind),
+                netad=netads.get(examination),
                 card=_description(runs, reconstruction, name, measured, recipe),
             )
             shared = ("reconstructor", "backbone", "netad")
@@ -178,7 +180,7 @@ def _description(
     lineage = dict.fromkeys(run for part in parts for run in _lineage(part))
     usual = {} if recipe is None else {run.folder.name: run for run in read_recipe(recipe, runs)}
     versions = json.loads((reconstruction / VERSIONS).read_text(encoding="utf-8"))
-    made = {run.name: _made(run, usual.get(run.name)) for run in lineage}
+    made: dict[str, Any] = {run.name: _made(run, usual.get(run.name)) for run in lineage}
     made["trained_with"] = {
         **({} if recipe is None else {"recipe": recipe.name}),
         **{key: versions[key] for key in ("pass_recon", "torch", "python", "machine", "threads")},
@@ -189,13 +191,16 @@ def _description(
     return {"data": list(DATA), "licence": LICENCE, "notes": notes, "metrics": metrics, "recipe": made}
 
 
-def _made(folder: Path, planned: Run | None) -> dict[str, Any]:
+def _made(folder: Path, planned: Run | None) -> str:
     """How far a run got, and its settings where they are not the recipe's; without a recipe, not the defaults."""
     values = read_table(folder / SETTINGS)
     stage = values.pop("stage")
-    usual = to_dict(STAGES[stage].settings_class() if planned is None else planned.settings)
-    apart = {name: value for name, value in _named(values).items() if _named(usual).get(name) != value}
-    return {"stage": stage, "steps_done": _steps(folder), "settings": apart}
+    usual = _named(to_dict(STAGES[stage].settings_class() if planned is None else planned.settings))
+    apart = [f"{name} {value}" for name, value in _named(values).items() if usual.get(name) != value]
+    told = f"stage {stage}, {_steps(folder)} steps"
+    return (
+        f"{told}; unlike {'the defaults' if planned is None else 'the recipe'}: {', '.join(apart)}" if apart else told
+    )
 
 
 def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,12 +226,24 @@ def card_metrics(results: Mapping[str, Any], name: str) -> dict[str, Any]:
         found[f"{group['dataset']}, noise {group['noise']:g}, {group['maps']} coil maps"] = {
             "patients": group["patients"],
             "slices": group["slices"],
-            "whole image": {metric: ours[metric] for metric in ("psnr", "ssim", "nmse")},
-            "inside lesions": ours["inside"],
-            "psnr of PASS minus": group["differences"],
-            "detection": group["detection"],
+            "whole image": _rounded(ours, _QUALITY),
+            "inside lesions": _rounded(ours["inside"], _QUALITY),
+            "psnr of PASS minus": _rounded(group["differences"]),
+            "detection": {view: _rounded(found, _DETECTION) for view, found in group["detection"].items()},
         }
     return found
+
+
+def _rounded(value: Any, names: Sequence[str] = ()) -> Any:
+    """Figures, or those of the names, as a card has them: four digits, an interval as its mean and its ends."""
+    if isinstance(value, Mapping):
+        if {"mean", "low", "high"} <= set(value):
+            ends = [value[name] for name in ("mean", "low", "high") if value[name] is not None]
+            return _rounded(ends if len(ends) > 1 else ends[0] if ends else None)
+        return {name: _rounded(item) for name, item in value.items() if name in (names or value)}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(float(f"{value:.4g}"), 4) if isinstance(value, float) else value
 
 
 def _steps(folder: Path) -> int:

@@ -17,7 +17,7 @@ _RECIPE, _MEASURED = ("backbone", "netad"), "detection"
 def replace_detectors(
     run: Path, bundles: Path, *, data: Sequence[str] = (), made: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Give every bundle in a folder the detector of its kind, and its card the truth about it.
+    """Give every bundle in a folder the detector of its examination, and its card the truth about it.
 
     What the card says of the old detector's quality goes; measure anew. The networks that were trained with its maps
     stay.
@@ -36,16 +36,16 @@ def replace_detectors(
     Raises
     ------
     InputError
-        If no bundle there is of a kind that the run has.
+        If no bundle there is of an examination that the run has.
     """
     netads = load_detectors(run)
     folders = []
     for folder in sorted(path.parent for path in bundles.glob("*/card.json")):
         bundle = load_bundle(f"./{folder}" if not folder.is_absolute() else folder)
-        kind = f"{bundle.anatomy}-{bundle.contrast}"
-        if kind not in netads:
+        examination = f"{bundle.anatomy}-{bundle.contrast}"
+        if examination not in netads:
             continue
-        bundle.netad = netads[kind]
+        bundle.netad = netads[examination]
         card = bundle.card
         card["data"] = list(dict.fromkeys([*card["data"], *data]))
         card["recipe"] = {**card["recipe"], **{name: entry for name, entry in (made or {}).items() if name in _RECIPE}}
@@ -54,6 +54,6 @@ def replace_detectors(
         shared = ("reconstructor", "backbone", "netad")
         folders.append(save_bundle(bundle, folder, half=True, shared=shared, overwrite=True))
     if not folders:
-        raise InputError(f"no bundle in {bundles} is of a kind that {run} has: {', '.join(netads)}")
+        raise InputError(f"no bundle in {bundles} is of an examination that {run} has: {', '.join(netads)}")
     forget_unused(bundles, sorted(path.parent for path in bundles.glob("*/card.json")))
     return folders

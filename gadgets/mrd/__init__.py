@@ -6,7 +6,7 @@ name): from the encoded grid to the image that the header asks for.
 """
 
 from gadgets.mrd.buffers import SliceData, acs_message, keep_lines, slice_message, slices_of
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.header import Encoding, ScanContext
 from gadgets.mrd.images import (
     MAP_SERIES,
     OVERLAY_SERIES,
@@ -34,7 +34,7 @@ __all__ = [
     "RECONSTRUCTION_SERIES",
     "Encoding",
     "Readouts",
-    "Scan",
+    "ScanContext",
     "Slice",
     "SliceData",
     "SliceKey",

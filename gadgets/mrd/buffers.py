@@ -14,7 +14,7 @@ from gadgetron.types.recon_data import ReconBit, ReconBuffer, ReconData, Samplin
 from ismrmrd.acquisition import AcquisitionHeader
 from numpy.typing import NDArray
 
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.header import Encoding, ScanContext
 from gadgets.mrd.slices import LineSet, Slice, SliceKey
 from pass_recon.types import InputError
 
@@ -83,7 +83,7 @@ def keep_lines(whole: SliceData, keep: NDArray[np.bool_]) -> ReconData:
     return ReconData([ReconBit(buffer, bit.ref)])
 
 
-def slices_of(message: ReconData, scan: Scan) -> Iterator[SliceData]:
+def slices_of(message: ReconData, scan: ScanContext) -> Iterator[SliceData]:
     """The slices of a ReconData message, from our own gadgets or from the stock BucketToBuffer.
 
     Raises
@@ -98,7 +98,7 @@ def slices_of(message: ReconData, scan: Scan) -> Iterator[SliceData]:
             yield _slice_data(bit, place, scan)
 
 
-def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: Scan) -> SliceData:
+def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: ScanContext) -> SliceData:
     lines_of_place = (slice(None), 0, *place)
     headers = bit.data.headers[lines_of_place]
     line_mask = np.array([header.number_of_samples > 0 for header in headers])

@@ -6,29 +6,23 @@ phase-encoding lines is that of ``encodedSpace``, with the centre of k-space at 
 
 from __future__ import annotations
 
-import re
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import ismrmrd.xsd
 
+from gadgets.mrd.noise import noise_bandwidth
 from gadgets.properties import Properties
+from pass_recon.anatomies import recognise
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range
 from pass_recon.types import InputError
 
-# Of a Siemens receiver, and Gadgetron's default: the share of the sampled bandwidth that lets noise through.
-DEFAULT_NOISE_BANDWIDTH = 0.793
+_log = logging.getLogger(__name__)
+
 # With these modes the calibration lines are a scan of their own, possibly of another contrast.
 _SEPARATE_CALIBRATION = ("separate", "external")
-# How protocols, sequences and studies are named, fastMRI's among them: AXT1POST, AX_FLAIR, CORPD_FBK, knee_pd.
-_ANATOMY_WORDS = {"knee": r"knee|corpd", "brain": r"brain|head|cerebr|neuro|ax[ _]?(?:t1|t2[ _]?flair|flair)"}
-_CONTRAST_WORDS = {
-    "flair": r"flair|tirm",
-    "t1": r"(?<![a-z0-9])(?:(?:ax|cor|sag)[ _]?)?t1",
-    "pd": r"(?<![a-z])(?:cor_?)?pd",
-}
-_FAT_SUPPRESSED = r"(?<![a-z])(?:fs|fatsat|spair|stir)(?![a-z])|pdfs"
 # More missing lines on one side than on the other, as a share of all, before it is called partial Fourier.
 _PARTIAL_FOURIER = 0.05
 
@@ -100,11 +94,10 @@ class Encoding:
         return round((below + above) / (2 * max(below, above)), 3)
 
 
-class Scan:
+class ScanContext:
     """A scan's header and the user's properties: all that a stage must know besides the data.
 
-    ``kind`` is anatomy and contrast as bundles are named, ``brain-t1`` for example; empty where the header does not
-    tell.
+    ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``; empty where the header does not tell.
 
     Parameters
     ----------
@@ -125,11 +118,8 @@ class Scan:
         if not parsed.encoding:
             raise InputError("the header describes no encoding")
         self._encodings: list[Any] = parsed.encoding
-        system, measurement = parsed.acquisitionSystemInformation, parsed.measurementInformation
-        bandwidth = getattr(system, "relativeReceiverNoiseBandwidth", None)
-        self.noise_bandwidth: float = DEFAULT_NOISE_BANDWIDTH if bandwidth is None else bandwidth
-        self.protocol_name: str = getattr(measurement, "protocolName", None) or ""
-        self.kind = _kind(parsed)
+        self.noise_bandwidth = noise_bandwidth(parsed)
+        self.examination = _recognised(parsed)
         self.first_encoding = self.encoding(0)
 
     def encoding(self, space: int) -> Encoding:
@@ -155,27 +145,20 @@ class Scan:
         return {}
 
 
-def _kind(parsed: Any) -> str:
-    """``brain-t1`` and the like by the words of the header; empty where they do not tell, or tell of something else."""
+def _recognised(parsed: Any) -> str:
     measurement, study = parsed.measurementInformation, parsed.studyInformation
-    words = [
+    names = [
         getattr(part, name, None) or ""
         for part, name in (
             (measurement, "protocolName"),
             (measurement, "seriesDescription"),
             (measurement, "sequenceName"),
-            (study, "bodyPartExamined"),
             (study, "studyDescription"),
         )
     ]
-    text = " ".join(words).lower()
-    anatomy, contrast = (
-        next((name for name, pattern in known.items() if re.search(pattern, text)), "")
-        for known in (_ANATOMY_WORDS, _CONTRAST_WORDS)
-    )
-    if not anatomy or not contrast or (contrast == "pd" and re.search(_FAT_SUPPRESSED, text)):
-        return ""
-    return f"{anatomy}-{contrast}"
+    found = recognise(getattr(study, "bodyPartExamined", None) or "", names)
+    _log.info("the header tells of %s: %s", found.examination or "no known examination", found.reason)
+    return found.examination
 
 
 def _parse(header: bytes | str) -> Any:

@@ -16,7 +16,7 @@ from ismrmrd.meta import Meta
 from numpy.typing import ArrayLike, NDArray
 
 from gadgets.mrd.buffers import SliceData
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.header import Encoding, ScanContext
 from pass_recon.types import Box, Reconstruction, SamplingPlan
 
 RECONSTRUCTION_SERIES, MAP_SERIES, OVERLAY_SERIES, PLAN_SERIES = 1, 2, 3, 1000
@@ -57,7 +57,9 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
     return _image(data, _header(header, encoding, constants.IMTYPE_MAGNITUDE, PLAN_SERIES, index), meta)
 
 
-def reconstruction_meta(result: Reconstruction, data: SliceData, scan: Scan, boxes: Sequence[Box]) -> dict[str, Any]:
+def reconstruction_meta(
+    result: Reconstruction, data: SliceData, scan: ScanContext, boxes: Sequence[Box]
+) -> dict[str, Any]:
     """What is told with a reconstruction and everything made from it; ``boxes`` in pixels of the image sent."""
     method = "CG-SENSE" if result.bundle == "classical" else result.bundle
     meta: dict[str, Any] = {
@@ -123,7 +125,7 @@ def boxes_meta(boxes: Sequence[Box]) -> dict[str, list[str]]:
 
 
 def boxes_of(image: Image) -> list[tuple[int, int, int, int]]:
-    """First and last-but-one pixel of each box in an image's meta: (readout, phase, readout end, phase end)."""
+    """Boxes in an image's meta, half-open like slices: (readout, phase, readout end, phase end)."""
     boxes: list[tuple[int, int, int, int]] = []
     while (corners := image.meta.get(f"ROI_{len(boxes) + 1}")) is not None:
         values = [round(float(value)) for value in corners[6:]]

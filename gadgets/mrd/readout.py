@@ -13,7 +13,8 @@ from ismrmrd import constants as flags
 from ismrmrd.acquisition import Acquisition
 from numpy.typing import NDArray
 
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.noise import NoiseScans
 from pass_recon.types import InputError
 
 # Scans that hold no image: navigators, dummy scans, phase correction, feedback and other calibrations of the scanner.
@@ -51,24 +52,20 @@ class Readouts:
 
     Attributes
     ----------
-    complaints
+    noise_failures
         Why the noise scans could not be used; whoever reads them takes them away.
     """
 
-    def __init__(self, scan: Scan) -> None:
-        self.complaints: list[str] = []
+    def __init__(self, scan: ScanContext) -> None:
+        self.noise_failures: list[str] = []
         self._scan = scan
-        self._noise: list[Line] = []
-        self._noise_dwell_us = 0.0
-        self._whitening: dict[float, Line] = {}
+        self._noise = NoiseScans(scan.noise_bandwidth)
         self._coils: int | None = None
 
     def add_noise(self, acquisition: Acquisition) -> None:
         """Keep a noise scan. Those that come after the first line are ignored, as Gadgetron does."""
-        if self._coils is not None:
-            return
-        self._noise.append(acquisition.data)
-        self._noise_dwell_us = self._noise_dwell_us or acquisition.sample_time_us
+        if self._coils is None:
+            self._noise.add(acquisition)
 
     def line(self, acquisition: Acquisition) -> Line:
         """The k-space line ``(coils, ro)`` with its centre at ``ro // 2``.
@@ -86,7 +83,6 @@ class Readouts:
         if not finite.all():
             raise InputError(f"the line holds {data.size - int(finite.sum())} values that are NaN or infinite")
         if self._noise:
-            # Before the oversampling goes, as in a chain of stock gadgets: the last digits then agree as well.
             data = self._whiten(data, acquisition.sample_time_us)
         line = centred_line(acquisition, data, self._scan.encoding(acquisition.encoding_space_ref))
         self._coils = coils
@@ -94,29 +90,12 @@ class Readouts:
 
     def _whiten(self, line: Line, dwell_us: float) -> Line:
         try:
-            if dwell_us not in self._whitening:
-                self._whitening[dwell_us] = self._whitening_matrix(line.shape[0], dwell_us)
-            return self._whitening[dwell_us] @ line
+            return self._noise.whiten(line, dwell_us)
         except InputError as error:
             # Better an image with correlated noise than none.
-            self.complaints.append(f"the noise scan cannot be used, nothing is whitened: {error}")
+            self.noise_failures.append(f"the noise scan cannot be used, nothing is whitened: {error}")
             self._noise.clear()
             return line
-
-    def _whitening_matrix(self, coils: int, dwell_us: float) -> Line:
-        import torch
-
-        from pass_recon.physics.coils import whitening_matrix
-
-        if (found := {noise.shape[0] for noise in self._noise}) != {coils}:
-            raise InputError(f"noise scans have {sorted(found)} coils, the lines {coils}")
-        matrix = whitening_matrix(
-            torch.from_numpy(np.concatenate(self._noise, axis=1)),
-            noise_dwell_us=self._noise_dwell_us,
-            dwell_us=dwell_us,
-            bandwidth_ratio=self._scan.noise_bandwidth,
-        )
-        return matrix.numpy()
 
 
 def centred_line(acquisition: Acquisition, data: Line, encoding: Encoding) -> Line:

@@ -13,7 +13,7 @@ import numpy as np
 from ismrmrd import constants as flags
 from ismrmrd.acquisition import Acquisition, AcquisitionHeader
 
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.header import Encoding, ScanContext
 from gadgets.mrd.readout import Line, is_for_images
 from pass_recon.types import InputError
 
@@ -129,7 +129,7 @@ class Slice:
 class SliceSorter:
     """Hands out the slice of each acquisition and tells which slices are over."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: ScanContext) -> None:
         self._scan = scan
         self._open: dict[SliceKey, Slice] = {}
         self._over: set[SliceKey] = set()

@@ -7,9 +7,9 @@ import queue
 import threading
 from collections import Counter
 
-from gadgets import wire
-from gadgets.framing import U16, MessageId, name_of
-from gadgets.wire import Channel, Message, PeerLost
+from gadgets import protocol
+from gadgets.protocol import DATA_MESSAGES, Channel, Message, PeerLost, name_of
+from gadgets.protocol.bytes import U16
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Client:
 
     def respond(self, correlation: int, answer: str) -> None:
         """Answer a query."""
-        self._queue.put(wire.response(correlation, answer))
+        self._queue.put(protocol.response(correlation, answer))
 
     def report(self, location: str, message: str) -> None:
         """Tell the client of an error: at once as Text, and at the end as Error."""
@@ -57,7 +57,12 @@ class Client:
         log.error("%s", content)
         if len(self.errors) < _MOST_ERRORS:
             self.errors[content] = None
-            self._queue.put(wire.text(content))
+            self._queue.put(protocol.text(content))
+
+    def warn(self, location: str, message: str) -> None:
+        """Tell the client of something odd that stops nothing, as Text."""
+        log.warning("[%s] %s", location, message)
+        self._queue.put(protocol.text(f"[{location}] WARNING: {message}"))
 
     def end(self) -> None:
         """No more results."""
@@ -68,8 +73,8 @@ class Client:
             while (frame := self._queue.get()) is not None:
                 self._send(frame)
             for content in [] if self._text_only else list(self.errors):
-                self._send(wire.error(content))
-            self._send(wire.close())
+                self._send(protocol.error(content))
+            self._send(protocol.close())
         finally:
             self.done.set()
 
@@ -81,5 +86,5 @@ class Client:
         except PeerLost:
             self.lost.set()
             return
-        if (identifier := U16.unpack_from(frame)[0]) >= MessageId.ACQUISITION:
+        if (identifier := U16.unpack_from(frame)[0]) in DATA_MESSAGES:
             self.sent[name_of(identifier)] += 1

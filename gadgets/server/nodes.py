@@ -10,8 +10,7 @@ from typing import Protocol
 
 from ismrmrd import Acquisition
 
-from gadgets.framing import MessageId
-from gadgets.wire import Message, message_of
+from gadgets.protocol import Message, MessageId, message_of
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)

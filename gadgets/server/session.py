@@ -13,13 +13,12 @@ from typing import Any
 
 import ismrmrd.xsd
 
-from gadgets.framing import MessageId, name_of
+from gadgets.protocol import DATA_MESSAGES, Channel, Message, MessageId, PeerLost, ProtocolError, name_of
 from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
-from gadgets.server.configuration import Configuration, find, parse, parse_xml
+from gadgets.server.configuration import Configuration, differing_properties, find, parse, parse_xml
 from gadgets.server.queries import answer
-from gadgets.server.settings import Settings
-from gadgets.wire import Channel, Message, PeerLost, ProtocolError
+from gadgets.server.settings import ServerSettings
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class Session:
         Of the server.
     """
 
-    def __init__(self, channel: Channel, peer: str, settings: Settings) -> None:
+    def __init__(self, channel: Channel, peer: str, settings: ServerSettings) -> None:
         self._channel, self._peer, self._settings = channel, peer, settings
         self._client = Client(channel, errors_as_text_only=settings.stock_client)
         self._chain: Chain | None = None
@@ -83,6 +82,8 @@ class Session:
             return
         self._client.writers = configuration.writers
         refuse_missing(configuration)
+        for difference in differing_properties(configuration):
+            self._client.warn("server", difference)
         header_xml = self._read_header()
         if header_xml is None:
             return
@@ -136,7 +137,7 @@ class Session:
                 chain.put(message)
             elif message.id == MessageId.TEXT:
                 log.info("text from %s: %s", self._peer, message.item)
-            elif message.id < MessageId.ACQUISITION:
+            elif message.id not in DATA_MESSAGES:
                 raise ProtocolError(f"received a second or misplaced {name_of(message.id)}")
             else:
                 raise ProtocolError(f"the configuration has no reader for {name_of(message.id)} messages")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a server.
+class ServerSettings:
+    """ServerSettings of a server.
 
     Attributes
     ----------

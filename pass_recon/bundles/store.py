@@ -236,7 +236,7 @@ def _new_card(bundle: Bundle, files: list[WeightsFile]) -> dict[str, Any]:
 
 def _written(card: dict[str, Any]) -> str:
     try:
-        return readable_json(card)
+        return readable_json(card, width=160)
     except (TypeError, ValueError) as error:
         raise BundleError(f"the card of {card['name']} cannot be written as JSON: {error}") from error
 

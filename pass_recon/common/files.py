@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    aside.touch(exist_ok=False)  # a folder that cannot be written to is named here, and not by what writes the content
     try:
         yield aside
         aside.replace(path)
@@ -55,8 +56,21 @@ def _fitted(value: Any, width: int, indent: str = "", name: str = "") -> str:
     if isinstance(value, dict):
         named = {f"{json.dumps(str(key), ensure_ascii=False)}: ": item for key, item in value.items()}
         items = [_fitted(item, width, within, key) for key, item in named.items()]
-    else:
+    elif any(isinstance(item, dict | list | tuple) for item in value):
         items = [_fitted(item, width, within) for item in value]
+    else:
+        items = _packed(value, width - len(within))
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     separator = f",\n{within}"
     return f"{name}{opening}\n{within}{separator.join(items)}\n{indent}{closing}"
+
+
+def _packed(values: Sequence[Any], width: int) -> list[str]:
+    """Plain values in lines that they fill."""
+    lines: list[str] = []
+    for item in (json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values):
+        if lines and len(lines[-1]) + len(item) + 3 <= width:
+            lines[-1] += f", {item}"
+        else:
+            lines.append(item)
+    return lines

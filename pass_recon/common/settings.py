@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,9 +38,11 @@ def from_dict(settings_class: type[Settings], values: Mapping[str, Any]) -> Sett
     name = settings_class.__name__
     if not isinstance(values, Mapping):
         raise InputError(f"{name} must be a table of names and values, got {values!r}")
+    of: Any = settings_class
+    adapter: TypeAdapter[Settings] = _adapter(of)
     try:
         # Of JSON, a strict check takes a list for a tuple and 2 for 2.0, but neither "3" nor true for a number.
-        return TypeAdapter(settings_class).validate_json(json.dumps(dict(values), default=_plain), strict=True)
+        return adapter.validate_json(json.dumps(dict(values), default=_plain), strict=True)
     except ValidationError as error:
         raise InputError(f"{name}: {'; '.join(_words(item, settings_class) for item in error.errors())}") from error
 
@@ -113,6 +116,11 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
+
+
+@cache
+def _adapter(settings_class: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(settings_class)
 
 
 def _words(error: Any, settings_class: type[Any]) -> str:

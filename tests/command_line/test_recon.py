@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gadgets.image_file import read_images
+from gadgets.converters.image_file import read_images
 from pass_recon.metrics import nrmse
 from pass_recon.phantom import simulate_patient
 from pass_recon.physics.fourier import fft2c, ifft2c

@@ -38,7 +38,12 @@ def test_json_is_for_everybody_to_read(tmp_path):
 
 
 def test_what_fits_stands_on_one_line():
-    values = {"short": [1, 2, {"a": None}], "long": {"first": "x" * 30, "second": [0.5] * 12}, "empty": {}}
+    values = {
+        "short": [1, 2, {"a": None}],
+        "words": ["word"] * 20,
+        "long": {"first": "x" * 30, "second": [0.5] * 12},
+        "empty": {},
+    }
     text = readable_json(values, width=50)
     assert json.loads(text) == values
     assert '  "short": [1, 2, {"a": null}],\n' in text

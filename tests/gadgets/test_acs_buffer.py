@@ -12,7 +12,7 @@ from ismrmrd import constants as flags
 
 from gadgets import mrd
 from gadgets.acs_buffer import buffer_lines
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon.types import InputError
 from tests.gadgets.acquisitions import COILS, PE, RO, SKEWED, acquisition, kspace, lines_of, scan
 
@@ -276,7 +276,9 @@ def test_3d_line_ends_the_scan(k):
 
 def test_slices_of_a_foreign_message(recordings):
     """What the stock BucketToBuffer sent, recorded."""
-    from gadgets.wire import U16, Message, read_body
+    from gadgets.protocol import Message
+    from gadgets.protocol.bytes import U16
+    from gadgets.protocol.messages import read_body
 
     data, place = (recordings / "server_to_gadget_recondata.bin").read_bytes(), 0
 
@@ -289,6 +291,6 @@ def test_slices_of_a_foreign_message(recordings):
     while place < len(data):
         identifier = U16.unpack(read(2))[0]
         messages.append(Message(identifier, read_body(identifier, read)))
-    the_scan = mrd.Scan(messages[1].item, scan().properties)
+    the_scan = mrd.ScanContext(messages[1].item, scan().properties)
     (whole,) = mrd.slices_of(messages[2].item, the_scan)
     assert (whole.kspace.shape, whole.is_acs, whole.line_mask.all()) == ((4, 64, 64), False, True)

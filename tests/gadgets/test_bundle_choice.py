@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.pipelines import chosen_bundle
 from gadgets.properties import Properties
 
@@ -19,12 +19,12 @@ SPACE = (
 )
 
 
-def kind(protocol: str, body_part: str = "") -> str:
+def examination(protocol: str, body_part: str = "") -> str:
     """What the header of such a scan is taken for."""
     study = (
         f"<studyInformation><bodyPartExamined>{body_part}</bodyPartExamined></studyInformation>" if body_part else ""
     )
-    return Scan(HEADER.format(protocol=protocol, study=study, space=SPACE), Properties()).kind
+    return ScanContext(HEADER.format(protocol=protocol, study=study, space=SPACE), Properties()).examination
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def kind(protocol: str, body_part: str = "") -> str:
     ],
 )
 def test_headers_tell_anatomy_and_contrast(protocol, body_part, expected):
-    assert kind(protocol, body_part) == expected
+    assert examination(protocol, body_part) == expected
 
 
 def test_auto_takes_the_shipped_bundle_of_the_kind_and_acceleration(monkeypatch):

@@ -11,9 +11,10 @@ from gadgets import mrd
 from gadgets.anomaly_overlay import overlay
 from gadgets.chain import run_chain
 from gadgets.mrd.geometry import boxes_to_recon_space, map_to_recon_space, to_recon_space
+from gadgets.mrd.outputs import OUTPUTS, Output
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.properties import Properties
-from gadgets.stream import Failure, check_types
+from gadgets.protocol.connection import Failure, check_types
 from pass_recon.pipeline import Pipeline
 from pass_recon.types import Box, InputError
 from tests.gadgets.acquisitions import PE, RO, SKEWED, centred, coil_images, header, kspace, lines_of, oversampled, scan
@@ -38,7 +39,7 @@ def images(k, pipeline, properties=None, steps=None, **changes):
 
 def shown(k, pipeline, **changes):
     the_scan = scan(**changes)
-    return list(overlay(reconstruct(messages(k, the_scan), the_scan, pipeline), the_scan))
+    return list(overlay(reconstruct(messages(k, the_scan), the_scan, pipeline)))
 
 
 def test_image_and_map_with_geometry_and_meta(k):
@@ -87,7 +88,7 @@ def test_without_a_detector_the_map_is_empty_and_says_so(k):
 def test_anomaly_off_leaves_one_series(k):
     assert [made.image_series_index for made in images(k, Detecting(), {"anomaly": "off"})] == [1]
     the_scan = scan({"anomaly": "off"})
-    found = list(overlay(reconstruct(messages(k, the_scan), the_scan, Detecting()), the_scan))
+    found = list(overlay(reconstruct(messages(k, the_scan), the_scan, Detecting())))
     assert [made.image_series_index for made in found] == [1]
     assert "PASS_anomaly" not in found[0].meta
 
@@ -230,7 +231,7 @@ def images_of(*factors):
 
 
 def test_one_scale_for_all_slices_and_none_is_clipped():
-    empty, first, second, brighter, huge = overlay(images_of(0, 1, 0.5, 3, 100), scan())
+    empty, first, second, brighter, huge = overlay(images_of(0, 1, 0.5, 3, 100))
     assert not empty.data.any()
     assert first.meta["PASS_scale"] == second.meta["PASS_scale"] == brighter.meta["PASS_scale"]
     assert int(first.data.max()) == 4095
@@ -254,7 +255,7 @@ def test_overlay_is_grey_where_nothing_is_found_and_red_where_something_is(k):
 
 def test_plans_and_failures_pass_the_last_stage():
     failure = Failure("from before", "input")
-    assert list(overlay([failure], scan())) == [failure]
+    assert list(overlay([failure])) == [failure]
 
 
 def test_chain_on_oversampled_data_equals_that_on_data_without():
@@ -286,3 +287,15 @@ def test_numpy_helper_is_the_transform_of_the_project():
 
     x = coil_images()
     np.testing.assert_allclose(centred(np.fft.fftn, x), fft2c(torch.from_numpy(x)).numpy(), atol=1e-6)
+
+
+def test_a_series_of_a_user_is_sent_beside_ours(k):
+    mine = Output(7, "inverted map", 2, lambda found: [(1 - found.anomaly_map).astype(np.float32)])
+    OUTPUTS.append(mine)
+    try:
+        by_series = {image.image_series_index: image for image in shown(k, Detecting())}
+    finally:
+        OUTPUTS.remove(mine)
+    assert by_series[7].meta["SeriesDescription"] == "inverted map"
+    anomaly_map = mrd.array_of(by_series[mrd.MAP_SERIES]) / float(by_series[mrd.MAP_SERIES].meta["PASS_scale"])
+    np.testing.assert_allclose(mrd.array_of(by_series[7]), 1 - anomaly_map, atol=1e-3)

@@ -31,6 +31,9 @@ def test_one_run_of_a_recipe_finds_the_others_beside_it(tmp_path):
     run = read_run(STAGES["reconstruction"], SHIPPED, tmp_path / "finetune", ["learning_rate=1e-4"], table="finetune")
     assert run.settings.sampling == str(tmp_path / "sampling")
     assert run.settings.learning_rate == 1e-4
+    # So that `train all` finds a run done that was trained alone.
+    whole = {run.folder.name: run for run in read_recipe(SHIPPED, tmp_path)}
+    assert read_run(STAGES["netad"], SHIPPED, tmp_path / "netad") == whole["netad"]
     elsewhere = read_run(STAGES["netad"], SHIPPED, tmp_path / "netad", ["backbone=/other/run"])
     assert elsewhere.settings.backbone == "/other/run"
 

@@ -75,12 +75,12 @@ def moved(image: Tensor, classes: Tensor, draw: torch.Generator) -> tuple[Tensor
 def randomly_degraded(image: Tensor, draw: torch.Generator) -> Tensor:
     """As an ACS image, as a reconstruction, or not at all; with noise."""
     pe = image.shape[-1]
-    kind, share, least = torch.rand(3, generator=draw).tolist()
+    choice, share, least = torch.rand(3, generator=draw).tolist()
     sigma = _NOISE * float(torch.rand((), generator=draw)) ** 2 * float(image.abs().max())
     noise = sigma * torch.randn(image.shape, dtype=image.dtype, generator=draw)
-    if kind < CLEAN:
+    if choice < CLEAN:
         return image + noise
-    if kind < CLEAN + ACS:  # an ACS image, most often one of the usual sizes
+    if choice < CLEAN + ACS:  # an ACS image, most often one of the usual sizes
         fraction = ACS_FRACTIONS[int(share * 2)] if least < 0.6 else 0.04 * 10**share
         return degrade(image, fraction, 0.0, noise)
     # A reconstruction: acquired lines in full, the others weakened by what the reconstruction could not recover.

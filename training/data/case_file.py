@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 
 from pass_recon.common.files import written_aside
+from pass_recon.common.hdf5 import open_hdf5
+from pass_recon.common.settings import checked, from_dict
 from pass_recon.types import Box, InputError
 
 FORM_VERSION = 1
@@ -39,6 +41,7 @@ UNLABELLED, NORMAL, ABNORMAL = -1, 0, 1
 Source = Literal["fastmri", "nifti", "simulated"]
 
 
+@checked
 @dataclass(frozen=True)
 class CaseInfo:
     """What is known about a case as a whole.
@@ -94,6 +97,7 @@ class CaseInfo:
     note: str = ""
 
 
+@checked
 @dataclass(frozen=True)
 class SliceRecord:
     """What is known about one slice.
@@ -220,11 +224,7 @@ class CaseFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._memory: mmap.mmap | None = None
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            reason = "it does not exist" if not self.path.exists() else str(error)
-            raise InputError(f"the case {self.path} cannot be opened: {reason}") from error
+        self._file = open_hdf5(self.path, "a prepared case")
         try:
             self.info, self.records, self.shape = self._read_description()
         except BaseException:
@@ -235,7 +235,7 @@ class CaseFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -301,8 +301,8 @@ class CaseFile:
         version = self._file.attrs.get("form_version")
         if version != FORM_VERSION:
             raise InputError(f"{self.path} is not a prepared case of form {FORM_VERSION} (found {version})")
-        info = _case_info(json.loads(self._file.attrs["case"]))
-        records = tuple(_slice_record(json.loads(row)) for row in self._file["slices"].asstr())
+        info = from_dict(CaseInfo, json.loads(self._file.attrs["case"]))
+        records = tuple(from_dict(SliceRecord, json.loads(row)) for row in self._file["slices"].asstr())
         return info, records, CaseShape(*self._file["coil_maps"].shape[:4])
 
 
@@ -316,13 +316,3 @@ def box_mask(boxes: tuple[Box, ...], readout: int, phase: int) -> Tensor:
 
 def _halves(x: Tensor) -> np.ndarray:
     return torch.view_as_real(x).half().numpy()
-
-
-def _case_info(values: dict[str, Any]) -> CaseInfo:
-    values["pixel_mm"], values["line_range"] = tuple(values["pixel_mm"]), tuple(values["line_range"])
-    return CaseInfo(**values)
-
-
-def _slice_record(values: dict[str, Any]) -> SliceRecord:
-    boxes, remarks = (tuple(Box(**box) for box in values.pop(name)) for name in ("boxes", "remarks"))
-    return SliceRecord(boxes=boxes, remarks=remarks, **values)

@@ -30,7 +30,6 @@ from training.data.case_file import SUFFIX, CaseFile
 from training.data.manifest import read_manifest
 
 Split = Literal["train", "validation", "test"]
-FewShot = Literal["annotated", "normal"]
 _OPEN_FILES = 64
 
 
@@ -182,8 +181,6 @@ class SliceDataset(Dataset[Slices]):
         ``train``, ``validation`` or ``test``; all by default.
     anatomy, contrast
         Only these; all by default.
-    few_shot
-        Only the cases picked for NetAD: ``annotated`` (slices with a box) or ``normal``.
     cases
         Only cases of these names.
 
@@ -207,23 +204,20 @@ class SliceDataset(Dataset[Slices]):
         *,
         anatomy: str | None = None,
         contrast: str | None = None,
-        few_shot: FewShot | None = None,
         cases: Sequence[str] | None = None,
     ) -> None:
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
-        picked = None if few_shot is None else _picked(manifest, few_shot)
         wanted = {"split": split, "anatomy": anatomy, "contrast": contrast}
         self.cases: dict[str, Mapping[str, Any]] = {
             case["name"]: case
             for case in manifest["cases"]
             if all(value is None or case[key] == value for key, value in wanted.items())
-            and (picked is None or case["name"] in picked)
             and (cases is None or case["name"] in cases)
         }
-        self.entries = [(name, index) for name, case in self.cases.items() for index in self._indices(case, few_shot)]
+        self.entries = [(name, index) for name, case in self.cases.items() for index in range(case["slices"])]
         if not self.entries:
-            asked = {**wanted, "few_shot": few_shot, "cases": cases}
+            asked = {**wanted, "cases": cases}
             asked = {key: value for key, value in asked.items() if value is not None}
             raise InputError(f"{self.folder} holds no slice that fits {asked}")
         self._files: OrderedDict[str, CaseFile] = OrderedDict()
@@ -264,12 +258,6 @@ class SliceDataset(Dataset[Slices]):
         while self._files:
             self._files.popitem()[1].close()
 
-    def _indices(self, case: Mapping[str, Any], few_shot: FewShot | None) -> list[int]:
-        if few_shot != "annotated":
-            return list(range(case["slices"]))
-        with CaseFile(self.folder / (case["name"] + SUFFIX)) as file:
-            return [index for index, record in enumerate(file.records) if record.boxes]
-
     def _file(self, name: str) -> CaseFile:
         if name in self._files:
             self._files.move_to_end(name)
@@ -280,8 +268,8 @@ class SliceDataset(Dataset[Slices]):
         return self._files[name]
 
 
-def open_slices(folders: Sequence[str | Path], split: Split, kinds: Sequence[str] = ()) -> list[SliceDataset]:
-    """The slices of a split, one dataset for each folder and kind that has any.
+def open_slices(folders: Sequence[str | Path], split: Split, examinations: Sequence[str] = ()) -> list[SliceDataset]:
+    """The slices of a split, one dataset for each folder and examination that has any.
 
     Parameters
     ----------
@@ -289,7 +277,7 @@ def open_slices(folders: Sequence[str | Path], split: Split, kinds: Sequence[str
         Prepared datasets.
     split
         ``train``, ``validation`` or ``test``.
-    kinds
+    examinations
         ``anatomy-contrast``, such as ``brain-t1``; all by default.
 
     Raises
@@ -302,10 +290,10 @@ def open_slices(folders: Sequence[str | Path], split: Split, kinds: Sequence[str
         whole = SliceDataset(folder)
         here = sorted({(case["anatomy"], case["contrast"]) for case in whole.cases.values() if case["split"] == split})
         for anatomy, contrast in here:
-            if not kinds or f"{anatomy}-{contrast}" in kinds:
+            if not examinations or f"{anatomy}-{contrast}" in examinations:
                 found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast))
     if not found:
-        told = ", ".join(kinds) or "any kind"
+        told = ", ".join(examinations) or "any examination"
         raise InputError(f"no {split} slices of {told} in {', '.join(map(str, folders))}")
     return found
 
@@ -352,9 +340,3 @@ def _with_coils(stored: Tensor, coils: int) -> Tensor:
 
 def _listed(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def _picked(manifest: Mapping[str, Any], few_shot: FewShot) -> set[str]:
-    if not manifest["few_shot"]:
-        raise InputError("no few-shot cases were picked: prepare the dataset with --few-shot 12")
-    return {name for kind in manifest["few_shot"].values() for name in kind[few_shot]}

@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from pass_recon.phantom import SimulatedPatient
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.physics.fourier import fft2c
-from pass_recon.types import Box, InputError
+from pass_recon.types import InputError
 from training.data.case_file import CaseFile
 from training.data.noise import corner_samples
 
 _NOISE_SAMPLES = 4096
 
 
-@dataclass
-class Scan:
-    """A fully sampled scan and its truth.
+@dataclass(frozen=True)
+class AcquiredCase(SimulatedPatient):
+    """A fully sampled scan of a case and its truth: the record of a simulated patient, and what else a case tells.
+
+    Without noise ``noise_scan`` holds zeros; of a measured case it holds the corners of its k-space, where there is
+    hardly anything but noise.
 
     Attributes
     ----------
-    image, coil_maps, kspace, noise_scan, lesion_masks, boxes, captions, pixel_mm, slice_mm, anatomy, contrast, seed
-        As in `pass_recon.phantom.SimulatedPatient`. Without noise ``noise_scan`` holds zeros. For a measured case it
-        holds the corners of its k-space, where there is hardly anything but noise.
     labels
         One a slice: 1 abnormal, 0 normal, −1 unknown.
     name
@@ -34,24 +34,14 @@ class Scan:
         Whether the k-space was measured rather than simulated.
     """
 
-    image: Tensor
-    coil_maps: Tensor
-    kspace: Tensor
-    noise_scan: Tensor
-    lesion_masks: Tensor
-    boxes: tuple[tuple[Box, ...], ...]
-    captions: tuple[str, ...]
-    pixel_mm: tuple[float, float]
-    slice_mm: float
-    anatomy: str
-    contrast: str
-    seed: int
     labels: tuple[int, ...]
     name: str
     measured: bool
 
 
-def scan_of(case: CaseFile, *, noise: float | None = None, seed: int = 0, slices: Sequence[int] | None = None) -> Scan:
+def acquired(
+    case: CaseFile, *, noise: float | None = None, seed: int = 0, slices: Sequence[int] | None = None
+) -> AcquiredCase:
     """Acquire a case.
 
     Parameters
@@ -88,7 +78,7 @@ def scan_of(case: CaseFile, *, noise: float | None = None, seed: int = 0, slices
         samples = (case.shape.coils, _NOISE_SAMPLES)
         noise_scan = sigma * torch.randn(samples, dtype=kspace.dtype, generator=generator)
     records = [case.records[index] for index in chosen]
-    return Scan(
+    return AcquiredCase(
         image=torch.stack([case.image(index) for index in chosen]),
         coil_maps=torch.stack([case.coil_maps(index) for index in chosen]),
         kspace=kspace,

@@ -21,6 +21,7 @@ import h5py
 import torch
 from torch import Tensor
 
+from pass_recon.common.hdf5 import open_hdf5
 from pass_recon.types import InputError
 
 DEFAULT_ACQUISITIONS = ("AXT1", "AXFLAIR", "CORPD_FBK")
@@ -88,11 +89,7 @@ class FastMriVolume:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            reason = "it does not exist" if not self.path.exists() else f"truncated or not HDF5 ({error})"
-            raise InputError(f"{self.path.name} cannot be opened: {reason}") from error
+        self._file = open_hdf5(self.path, "a fastMRI volume")
         try:
             self._describe()
         except BaseException:
@@ -103,7 +100,7 @@ class FastMriVolume:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 

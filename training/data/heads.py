@@ -235,7 +235,7 @@ class Heads:
                 written_caption("brain", contrast, [Box(0, 0, 1, 1, label=LABELS[kind])] if sick == 1 else [], sick)
                 for contrast, kind, sick in zip(contrasts, lesions.wanted.tolist(), label.tolist(), strict=True)
             ),
-            kind=tuple(f"brain-{contrast}" for contrast in contrasts),
+            examination=tuple(f"brain-{contrast}" for contrast in contrasts),
         )
 
 
@@ -310,7 +310,7 @@ def _curve(values: Tensor, at: Sequence[float], heights: Sequence[float]) -> Ten
 
 
 def with_heads(
-    items: Sequence[ImageSlice], heads: Heads | None, share: float, kinds: Sequence[str], draw: torch.Generator
+    items: Sequence[ImageSlice], heads: Heads | None, share: float, examinations: Sequence[str], draw: torch.Generator
 ) -> ImageSlice:
     """A batch of these slices, the first of them replaced by heads.
 
@@ -322,12 +322,12 @@ def with_heads(
         None for none.
     share
         Of the batch.
-    kinds
+    examinations
         Those that are trained: contrasts of brains among them take turns; without any, nothing is replaced.
     draw
         Generator, on the CPU.
     """
-    contrasts = sorted(kind.removeprefix("brain-") for kind in kinds if kind in ("brain-t1", "brain-flair"))
+    contrasts = sorted(name.removeprefix("brain-") for name in examinations if name in ("brain-t1", "brain-flair"))
     count = round(share * len(items)) if heads is not None and contrasts else 0
     if not count or heads is None:
         return stacked(items)

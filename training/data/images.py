@@ -35,7 +35,7 @@ class ImageSlice:
         1 abnormal, 0 normal, −1 unknown.
     reviewed
         Whether pixels outside all lesions are known to be normal.
-    caption, kind
+    caption, examination
         A sentence; ``anatomy-contrast``.
     """
 
@@ -44,7 +44,7 @@ class ImageSlice:
     label: Tensor
     reviewed: Tensor
     caption: tuple[str, ...]
-    kind: tuple[str, ...]
+    examination: tuple[str, ...]
 
     @property
     def mask(self) -> Tensor:
@@ -54,7 +54,7 @@ class ImageSlice:
     @property
     def anatomy(self) -> tuple[str, ...]:
         """Of each slice."""
-        return tuple(kind.split("-")[0] for kind in self.kind)
+        return tuple(examination.split("-")[0] for examination in self.examination)
 
     def to(self, device: torch.device) -> ImageSlice:
         """The same on a device."""
@@ -63,7 +63,7 @@ class ImageSlice:
 
 
 class ImageSource:
-    """Slices of one dataset and kind.
+    """Slices of one dataset and examination.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class ImageSource:
             (labels == value).nonzero().flatten().tolist() for value in (NORMAL, ABNORMAL, -1)
         )
         first = next(iter(slices.cases.values()))
-        self.kind = f"{first['anatomy']}-{first['contrast']}"
+        self.examination = f"{first['anatomy']}-{first['contrast']}"
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -113,13 +113,13 @@ class ImageSource:
             label=torch.tensor(record.label),
             reviewed=torch.tensor(info.reviewed),
             caption=(caption,),
-            kind=(f"{info.anatomy}-{info.contrast}",),
+            examination=(f"{info.anatomy}-{info.contrast}",),
         )
 
 
-def open_images(folders: Sequence[str | Path], split: str, kinds: Sequence[str], size: int) -> list[ImageSource]:
-    """A source for each folder and kind that has slices of a split; errors as `open_slices`."""
-    return [ImageSource(slices, size) for slices in open_slices(folders, split, kinds)]  # type: ignore[arg-type]
+def open_images(folders: Sequence[str | Path], split: str, examinations: Sequence[str], size: int) -> list[ImageSource]:
+    """A source for each folder and examination that has slices of a split; errors as `open_slices`."""
+    return [ImageSource(slices, size) for slices in open_slices(folders, split, examinations)]  # type: ignore[arg-type]
 
 
 def lesion_classes(mask: Tensor, boxes: Sequence[Box], anatomy: str) -> Tensor:
@@ -143,10 +143,11 @@ def written_caption(anatomy: str, contrast: str, boxes: Sequence[Box], label: in
 def drawn(sources: Sequence[ImageSource], seed: int, place: int, *, abnormal: float = 0.6) -> ImageSlice:
     """The slice at a place in the order of all slices ever seen.
 
-    Kinds take turns, of the sources of a kind one comes as often as it has slices, and the sick come more often.
+    Examinations take turns, of the sources of an examination one comes as often as it has slices, and abnormal slices
+    come more often.
     """
-    kinds = sorted({source.kind for source in sources})
-    those = [source for source in sources if source.kind == kinds[place % len(kinds)]]
+    examinations = sorted({source.examination for source in sources})
+    those = [source for source in sources if source.examination == examinations[place % len(examinations)]]
     draw = torch.Generator().manual_seed(mixed_seed(seed, "slice", place))
     chance, number, which = torch.rand(3, generator=draw).tolist()
     ends = torch.tensor([len(source) for source in those]).cumsum(0)
@@ -166,7 +167,7 @@ def stacked(items: Sequence[ImageSlice]) -> ImageSlice:
     return ImageSlice(
         **together,
         caption=tuple(item.caption[0] for item in items),
-        kind=tuple(item.kind[0] for item in items),
+        examination=tuple(item.examination[0] for item in items),
     )
 
 
@@ -176,8 +177,11 @@ def joined(batches: Sequence[ImageSlice]) -> ImageSlice:
         name: torch.cat([getattr(batch, name) for batch in batches])
         for name in ("image", "classes", "label", "reviewed")
     }
-    captions, kinds = ([entry for batch in batches for entry in getattr(batch, name)] for name in ("caption", "kind"))
-    return ImageSlice(**together, caption=tuple(captions), kind=tuple(kinds))
+    return ImageSlice(
+        **together,
+        caption=tuple(entry for batch in batches for entry in batch.caption),
+        examination=tuple(entry for batch in batches for entry in batch.examination),
+    )
 
 
 def fitted_square(planes: Tensor, size: int, *, smooth: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a dataset holds: its cases, the split by patient, the few annotated cases for NetAD, what was skipped and why.
+"""What a dataset holds: its cases, the split by patient, what was skipped and why.
 
 `manifest.json` is made anew from the case files after every preparation, so it can always be made again.
 """
@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,14 @@ class SplitSettings:
         Of the patients in training, validation and test; they add up to 1.
     seed
         Another seed, another division.
-    few_shot
-        How many annotated cases, and how many normal ones, are picked for NetAD; 0 for none.
     """
 
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
-    few_shot: int = 0
 
     def __post_init__(self) -> None:
         if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise InputError(f"the fractions of the split must be positive and add up to 1, got {self.fractions}")
-        if self.few_shot < 0:
-            raise InputError(f"the number of few-shot cases must not be negative, got {self.few_shot}")
 
 
 def assign_splits(
@@ -87,30 +82,6 @@ def assign_splits(
     return splits
 
 
-def pick_few_shot(cases: Sequence[Mapping[str, Any]], settings: SplitSettings) -> dict[str, dict[str, list[str]]]:
-    """Pick training cases for NetAD, by anatomy and contrast: ``annotated`` with boxes, ``normal`` for the memory bank.
-
-    Annotated cases hold at least one box, normal ones no slice that is not normal; as few as possible of one patient.
-
-    Parameters
-    ----------
-    cases
-        Entries of the manifest with their split.
-    settings
-        Seed and number.
-    """
-    kinds: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for case in cases:
-        if case["split"] == "train":
-            kinds[f"{case['anatomy']}-{case['contrast']}"].append(case)
-    picked = {}
-    for kind, members in sorted(kinds.items()):
-        annotated = _spread([case for case in members if case["boxes"]], settings)
-        normal = _spread([case for case in members if case["normal_slices"] == case["slices"]], settings)
-        picked[kind] = {"annotated": annotated, "normal": normal}
-    return picked if settings.few_shot else {}
-
-
 def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Outcome] = ()) -> dict[str, Any]:
     """Describe all cases of a dataset in ``manifest.json``.
 
@@ -132,12 +103,10 @@ def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Out
         skipped.pop(outcome.name, None)
         if outcome.fate == "skipped":
             skipped[outcome.name] = outcome.reason
-    few_shot = pick_few_shot(cases, settings) or (earlier.get("few_shot", {}) if same else {})
     manifest = {
         "seed": settings.seed,
         "fractions": list(settings.fractions),
         "cases": cases,
-        "few_shot": few_shot,
         "skipped": dict(sorted(skipped.items())),
     }
     write_json(folder / FILE, manifest)
@@ -189,13 +158,3 @@ def _entry(path: Path) -> dict[str, Any]:
             "boxes": dict(sorted(findings.items())),
             "note": info.note,
         }
-
-
-def _spread(cases: Sequence[Mapping[str, Any]], settings: SplitSettings) -> list[str]:
-    """Up to ``few_shot`` names in seeded order, first one of each patient, then a second, …"""
-    taken: Counter[str] = Counter()
-    order: list[tuple[int, int, str]] = []
-    for case in sorted(cases, key=lambda case: mixed_seed(settings.seed, "few shot", case["name"])):
-        order.append((taken[case["patient_id"]], len(order), case["name"]))
-        taken[case["patient_id"]] += 1
-    return sorted(name for _, _, name in sorted(order)[: settings.few_shot])

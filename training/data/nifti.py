@@ -24,6 +24,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from pass_recon.anatomies import ANATOMIES
 from pass_recon.phantom import paint_lesions
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.physics.fourier import resize_centre
@@ -259,9 +260,18 @@ def read_volume(path: Path, anatomy: str) -> Volume:
         raise InputError(f"{path.name} cannot be read: {error}") from error
     if values.ndim != 3 or not bool(torch.isfinite(values).all()):
         raise InputError(f"{path.name} is not a volume of finite numbers (shape {tuple(values.shape)})")
-    if anatomy == "knee":
-        return Volume(values.permute(1, 2, 0).flip(1).contiguous(), (y, z, x))
-    return Volume(values.permute(2, 1, 0).contiguous(), (z, y, x))
+    return _turned(values, (x, y, z), anatomy)
+
+
+def _turned(values: Tensor, spacing: tuple[float, float, float], anatomy: str) -> Volume:
+    """Values along (left, posterior, superior) with readout and phase encoding as the anatomy's patients have them."""
+    in_plane = ANATOMIES[anatomy].patient_directions[:2]
+    axes = [next(axis for axis, part in enumerate(direction) if part) for direction in in_plane]
+    order = [*({0, 1, 2} - set(axes)), *axes]
+    reversed_axes = [1 + place for place, direction in enumerate(in_plane) if sum(direction) < 0]
+    through, along_readout, along_phase = (spacing[axis] for axis in order)
+    turned = values.permute(order).flip(reversed_axes).contiguous()
+    return Volume(turned, (through, along_readout, along_phase))
 
 
 def on_grid(volume: Volume, mask: Volume | None, shape: tuple[int, int]) -> GridVolume:

@@ -1,4 +1,4 @@
-"""Slices of a prepared dataset to look at: a few of each kind, with findings first."""
+"""Slices of a prepared dataset to look at: a few of each group, with findings first."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def preview_tiles(folder: str | Path, count: int = 24, *, seed: int = 0) -> list
     seed
         Another seed, other slices.
     """
-    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for entry in read_manifest(folder)["cases"]:
-        kinds[entry["anatomy"], entry["contrast"], entry["source"]].append(entry)
+        groups[entry["anatomy"], entry["contrast"], entry["source"]].append(entry)
     tiles = []
-    for _, entries in sorted(kinds.items()):
-        share = max(count // len(kinds), 1)
+    for _, entries in sorted(groups.items()):
+        share = max(count // len(groups), 1)
         order = sorted(entries, key=lambda entry: mixed_seed(seed, entry["name"]))
-        tiles += _of_kind(Path(folder), order, share, seed)
+        tiles += _of_group(Path(folder), order, share, seed)
     return tiles
 
 
-def _of_kind(folder: Path, entries: list[dict[str, Any]], count: int, seed: int) -> list[Tile]:
+def _of_group(folder: Path, entries: list[dict[str, Any]], count: int, seed: int) -> list[Tile]:
     """Go round the cases, a slice of each at a time, until there are enough."""
     tiles: list[Tile] = []
     for turn in range(count):

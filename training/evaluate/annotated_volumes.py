@@ -21,7 +21,7 @@ from pass_recon.types import InputError
 from training.data.nifti import VolumeSettings, find_volumes, on_grid, parse_name, read_volume
 from training.evaluate.lesion_detection import free_response, lesion_boxes, match_lesions
 from training.evaluate.measures import Record, pixel_histograms
-from training.evaluate.selection import contenders
+from training.evaluate.selection import evaluated_bundles
 from training.evaluate.statistics import as_plain, bootstrap, detection_summary
 
 LEAST_PIXELS = 4
@@ -135,12 +135,12 @@ def detectors_with_volumes(
     InputError
         If a bundle has no detector or is not of the brain, or there are no volumes of its contrast.
     """
-    for contender in contenders(bundles):
-        netad = load_bundle(contender.folder, device=device).netad
-        anatomy, contrast = contender.kind
+    for evaluated in evaluated_bundles(bundles):
+        netad = load_bundle(evaluated.folder, device=device).netad
+        anatomy, contrast = evaluated.examination.split("-")
         if netad is None or anatomy != "brain":
-            raise InputError(f"bundle {contender.label} has no detector of lesions in brains")
-        yield contender.label, netad, read_annotated(folder, contrast)
+            raise InputError(f"bundle {evaluated.label} has no detector of lesions in brains")
+        yield evaluated.label, netad, read_annotated(folder, contrast)
 
 
 def evaluate_volumes(bundles: Sequence[str], folder: Path, *, device: str = "cpu") -> dict[str, dict[str, Any]]:

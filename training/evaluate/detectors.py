@@ -19,8 +19,8 @@ from training.data.augmentation import degrade
 from training.data.images import ImageSlice, ImageSource, open_images, stacked
 from training.data.manifest import read_manifest
 from training.evaluate.measures import Record, pixel_histograms
-from training.evaluate.selection import contenders
-from training.evaluate.statistics import as_plain, detection_summary
+from training.evaluate.selection import evaluated_bundles
+from training.evaluate.statistics import as_plain, detection_summary, score_auc
 
 VIEWS = ("clean", "reconstructed", "acs 8%", "acs 4%")
 """How held-out images are looked at; ``reconstructed``: 4×, the lines that were not acquired at 60 %."""
@@ -40,21 +40,11 @@ class Seen:
         """Areas under the curve by image and by pixel, and expected calibration error of the score."""
         known = self.label >= 0
         return {
-            "image_auc": pixel_auc(self.score[known], self.label[known] == 1),
-            "pixel_auc": pixel_auc(self.anomaly_map[known], self.mask[known]),
+            "image_auc": score_auc(self.score[known], self.label[known] == 1),
+            "pixel_auc": score_auc(self.anomaly_map[known], self.mask[known]),
             "score_ece": expected_calibration_error(self.score[known], self.label[known].double()),
             "map_ece": expected_calibration_error(self.anomaly_map[known], self.mask[known].double()),
         }
-
-
-def pixel_auc(scores: Tensor, truth: Tensor) -> float:
-    """Probability that a positive scores above a negative, ties counted half; NaN where there is none of either."""
-    scores, truth = scores.flatten().double(), truth.flatten()
-    values, places = scores.unique(return_inverse=True)
-    positives = torch.bincount(places[truth], minlength=len(values)).double()
-    negatives = torch.bincount(places[~truth], minlength=len(values)).double()
-    wins = (positives * (negatives.cumsum(0) - negatives / 2)).sum()
-    return float(wins / (positives.sum() * negatives.sum()))
 
 
 def viewed(image: Tensor, view: str, seed: int = 0) -> Tensor:
@@ -119,7 +109,7 @@ def evaluate_detectors(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Figures of each bundle's detector on the test slices of its kind, in every one of the VIEWS.
+    """Figures of each bundle's detector on the test slices of its examination, in every one of the VIEWS.
 
     Parameters
     ----------
@@ -145,25 +135,25 @@ def evaluate_detectors(
     Raises
     ------
     InputError
-        If a bundle has no detector, or there are no test slices of its kind, or of none is it known whether it is sick.
+        If a bundle has no detector, or there are no test slices of its examination, or all of them are unlabelled.
     """
     found: dict[str, dict[str, Any]] = {}
-    for contender in contenders(bundles):
-        netad = load_bundle(contender.folder, device=device).netad
+    for bundle in evaluated_bundles(bundles):
+        netad = load_bundle(bundle.folder, device=device).netad
         if netad is None:
-            raise InputError(f"bundle {contender.label} has no detector")
-        kind = "-".join(contender.kind)
-        (source,) = open_images([data], _SPLIT, [kind], size)
-        baseline = None if training is None else lesion_frequency(open_images([training], "train", [kind], size))
+            raise InputError(f"bundle {bundle.label} has no detector")
+        examination = bundle.examination
+        (source,) = open_images([data], _SPLIT, [examination], size)
+        baseline = None if training is None else lesion_frequency(open_images([training], "train", [examination], size))
         by_case = {case["name"]: case["patient_id"] for case in read_manifest(data)["cases"]}
         patients = [by_case[name] for name, _ in source.entries]
         records = _records(netad, source, patients, baseline, device, progress)
         if all(record["label"] < 0 for record in records):
-            raise InputError(f"of none of the {kind} slices in {data} is it known whether there is a lesion")
+            raise InputError(f"of none of the {examination} slices in {data} is it known whether there is a lesion")
         summaries = {
             view: detection_summary(records, view, resamples=resamples, seed=seed) for view in records[0]["detection"]
         }
-        found[contender.label] = as_plain(summaries)
+        found[bundle.label] = as_plain(summaries)
     return found
 
 
@@ -183,7 +173,7 @@ def _records(
 ) -> list[Record]:
     records: list[Record] = []
     parts = range(0, len(source), _PART)
-    for start in tqdm(parts, desc=source.kind, unit="part", disable=not progress):
+    for start in tqdm(parts, desc=source.examination, unit="part", disable=not progress):
         numbers = range(start, min(start + _PART, len(source)))
         batch = stacked([source[number] for number in numbers]).to(torch.device(device))
         seen = {view: look(netad, batch, view) for view in VIEWS}

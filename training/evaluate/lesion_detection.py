@@ -25,7 +25,7 @@ from pass_recon.types import Box, InputError
 from training.data.case_file import SUFFIX, CaseFile
 from training.data.dataset import SliceDataset
 from training.evaluate.measures import Record
-from training.evaluate.selection import contenders
+from training.evaluate.selection import evaluated_bundles
 from training.evaluate.statistics import Interval, as_plain, bounds, cluster_weights, per_cluster
 
 THRESHOLDS = tuple(round(float(t), 3) for t in np.concatenate([np.arange(0.02, 0.2, 0.02), np.arange(0.2, 0.96, 0.05)]))
@@ -220,7 +220,7 @@ def evaluate_lesions(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, dict[str, Any] | None]:
-    """`free_response` of each bundle's detector on the clean test slices of its kind.
+    """`free_response` of each bundle's detector on the clean test slices of its examination.
 
     Parameters
     ----------
@@ -238,20 +238,20 @@ def evaluate_lesions(
     Raises
     ------
     InputError
-        If a bundle has no detector, or there are no test slices of its kind.
+        If a bundle has no detector, or there are no test slices of its examination.
     """
     found: dict[str, dict[str, Any] | None] = {}
-    for contender in contenders(bundles):
-        netad = load_bundle(contender.folder, device=device).netad
+    for evaluated in evaluated_bundles(bundles):
+        netad = load_bundle(evaluated.folder, device=device).netad
         if netad is None:
-            raise InputError(f"bundle {contender.label} has no detector")
-        anatomy, contrast = contender.kind
+            raise InputError(f"bundle {evaluated.label} has no detector")
+        anatomy, contrast = evaluated.examination.split("-")
         slices = SliceDataset(data, "test", anatomy=anatomy, contrast=contrast)
         records: list[Record] = []
-        for name, index in tqdm(slices.entries, desc="-".join(contender.kind), disable=not progress):
+        for name, index in tqdm(slices.entries, desc=evaluated.examination, disable=not progress):
             with CaseFile(slices.folder / (name + SUFFIX)) as case:
                 image, boxes, pixel_mm = case.image(index), case.records[index].boxes, case.info.pixel_mm
             (by_lesion,) = match_lesions(netad, netad(image[None].to(device)), [boxes], pixel_mm=pixel_mm)
             records.append({"patient": slices.cases[name]["patient_id"], "by_lesion": by_lesion})
-        found[contender.label] = free_response(records, resamples=resamples, seed=seed)
+        found[evaluated.label] = free_response(records, resamples=resamples, seed=seed)
     return found

@@ -22,8 +22,8 @@ from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.metrics import lesion_region, qualities
 from pass_recon.types import InputError, PassError
 from training.data.dataset import SliceDataset, Slices
-from training.evaluate.methods import METHODS, PASS, Clock, Trial
-from training.evaluate.selection import Contender, MapSource, Subject, digest
+from training.evaluate.methods import METHODS, PASS, Clock, ScannedSlice, indices
+from training.evaluate.selection import EvaluatedBundle, MapSource, SliceEntry, digest
 
 RECORD_VERSION = 1
 _DIGITS = 6
@@ -35,52 +35,52 @@ class Job:
 
     Attributes
     ----------
-    contender, published
+    bundle, published
         The bundles.
-    subject
+    entry
         The slice.
     noise
         σ; None for that of the case.
     methods
         Those that apply.
     maps, regularisation, iterations
-        As in `Trial`.
-    twin
+        As in `ScannedSlice`.
+    lesion_free
         The same slice of the same patient without lesions, where there is one.
     threads, device
         How to compute; no part of the key.
     """
 
-    contender: Contender
-    subject: Subject
+    bundle: EvaluatedBundle
+    entry: SliceEntry
     noise: float | None
     methods: tuple[str, ...]
     maps: MapSource = "true"
     regularisation: float | None = None
     iterations: int = 100
-    published: Contender | None = None
-    twin: Subject | None = None
+    published: EvaluatedBundle | None = None
+    lesion_free: SliceEntry | None = None
     threads: int = 1
     device: str = "cpu"
 
     @property
     def key(self) -> str:
         """Made of all that the record depends on, where the files lie left out."""
-        subject = {name: value for name, value in asdict(self.subject).items() if name != "folder"}
+        entry = {name: value for name, value in asdict(self.entry).items() if name != "folder"}
         uses_l1 = self.regularisation is not None
         return digest(
             [
                 RECORD_VERSION,
                 __version__,
-                self.contender.label,
-                self.contender.identity,
-                subject,
+                self.bundle.label,
+                self.bundle.identity,
+                entry,
                 self.noise,
                 self.methods,
                 self.maps,
                 [self.regularisation, self.iterations] if uses_l1 else None,
                 self.published.identity if self.published is not None and "published" in self.methods else None,
-                self.twin.fingerprint if self.twin is not None else None,
+                self.lesion_free.fingerprint if self.lesion_free is not None else None,
             ]
         )
 
@@ -100,37 +100,37 @@ def died(job: Job, reason: str) -> Record:
 
 
 def images_of(job: Job) -> dict[str, Any] | None:
-    """What a figure shows: magnitudes ``(ro, pe)`` of ``truth`` and of each method by name, ``boxes``, ``subject``.
+    """What a figure shows: magnitudes ``(ro, pe)`` of ``truth`` and of each method by name, ``boxes``, ``entry``.
 
     None where the data or a bundle are at fault.
     """
     try:
         with _threads(job.threads), torch.no_grad():
-            slices, trial = _scanned(job)
-            images: dict[str, Any] = {name: image for name, image, _ in _attempts(trial, job.methods)}
+            slices, scanned = _scanned(job)
+            images: dict[str, Any] = {name: image for name, image, _ in _attempts(scanned, job.methods)}
     except (PassError, OSError):
         return None
     return {
         **images,
         "truth": _magnitude(slices.image),
         "boxes": slices.boxes,
-        "subject": job.subject,
-        "bundle": job.contender.label,
+        "entry": job.entry,
+        "bundle": job.bundle.label,
         "noise": job.noise,
     }
 
 
 def _measured(job: Job) -> Record:
-    slices, trial = _scanned(job)
+    slices, scanned = _scanned(job)
     truth = _magnitude(slices.image)
     regions = [lesion_region(box, (truth.shape[0], truth.shape[1])) for box in slices.boxes]
     results = {}
-    for name, image, seconds in _attempts(trial, job.methods):
+    for name, image, seconds in _attempts(scanned, job.methods):
         whole, *inside = (_rounded(asdict(quality)) for quality in qualities(image, truth, regions))
         results[name] = {
             **whole,
             "inside": inside,
-            "plan": METHODS[name].plan,
+            "plan": METHODS[name].lines,
             "seconds": round(seconds, 4),
         }
     return {
@@ -138,36 +138,36 @@ def _measured(job: Job) -> Record:
         "label": int(slices.label),
         "lesions": len(regions),
         "size": list(truth.shape),
-        "acs": _indices(trial.acs),
+        "acs": list(indices(scanned.acs)),
         "methods": results,
-        "plans": _plans(job, trial),
-        "detection": _detection(slices, trial) if PASS in job.methods else {},
+        "plans": _plans(job, scanned),
+        "detection": _detection(slices, scanned) if PASS in job.methods else {},
     }
 
 
 def _description(job: Job) -> Record:
-    subject = job.subject
+    entry = job.entry
     return {
         "key": job.key,
-        "bundle": job.contender.label,
-        "dataset": subject.dataset,
-        "case": subject.case,
-        "slice": subject.index,
-        "patient": subject.patient,
+        "bundle": job.bundle.label,
+        "dataset": entry.dataset,
+        "case": entry.case,
+        "slice": entry.index,
+        "patient": entry.patient,
         "noise": job.noise,
         "maps": job.maps,
         "l1_weight": job.regularisation,
     }
 
 
-def _scanned(job: Job, subject: Subject | None = None) -> tuple[Slices, Trial]:
-    slices = _read(subject or job.subject).to(job.device)
+def _scanned(job: Job, entry: SliceEntry | None = None) -> tuple[Slices, ScannedSlice]:
+    slices = _read(entry or job.entry).to(job.device)
     published = None
     if job.published is not None and "published" in job.methods:
         published = _bundle(job.published.folder, job.published.identity, job.device)
-    return slices, Trial(
+    return slices, ScannedSlice(
         slices,
-        _bundle(job.contender.folder, job.contender.identity, job.device),
+        _bundle(job.bundle.folder, job.bundle.identity, job.device),
         noise=job.noise,
         maps=job.maps,
         published=published,
@@ -176,57 +176,57 @@ def _scanned(job: Job, subject: Subject | None = None) -> tuple[Slices, Trial]:
     )
 
 
-def _attempts(trial: Trial, methods: tuple[str, ...]) -> Iterator[tuple[str, NDArray, float]]:
-    """Name, magnitude in the unit of the truth and seconds of each method."""
+def _attempts(scanned: ScannedSlice, methods: tuple[str, ...]) -> Iterator[tuple[str, NDArray, float]]:
+    """Name, magnitude ``(ro, pe)`` in the unit of the truth and seconds of each method."""
     made: dict[Any, tuple[Tensor, float]] = {}
     for name in methods:
         method = METHODS[name]
-        lines = trial.plan(method.plan).lines
-        alike = method.image, tuple(_indices(lines))  # where a patient gets the population's lines, say
+        lines = scanned.lines(method.lines).lines
+        alike = method.image, indices(lines)  # where a patient gets the population's lines, say
         if alike not in made:
-            clock = Clock(trial.device)
+            clock = Clock(scanned.device)
             with clock.running():
-                image = method.image(trial, lines.to(trial.device))
+                image = method.image(scanned, lines)
             made[alike] = image, clock.seconds
         image, seconds = made[alike]
-        if name == PASS:
-            trial.reconstruction = image
-        yield name, _magnitude(image[0] * trial.scale[0].to(image.device)), seconds
+        yield name, _magnitude(image), seconds
 
 
-def _plans(job: Job, trial: Trial) -> dict[str, Any]:
-    """Indices and seconds of every plan that was made; beside a personal one the population's, and the twin's lines."""
-    if "personal" in trial.plans:
-        trial.plan("population")
+def _plans(job: Job, scanned: ScannedSlice) -> dict[str, Any]:
+    """Indices and seconds of all lines chosen; beside personal ones the population's, and those of the lesion_free."""
+    if "personal" in scanned.chosen:
+        scanned.lines("population")
     plans = {
-        name: {"lines": _indices(plan.lines), "seconds": round(plan.seconds, 4)} for name, plan in trial.plans.items()
+        name: {"lines": list(indices(chosen.lines)), "seconds": round(chosen.seconds, 4)}
+        for name, chosen in scanned.chosen.items()
     }
-    if job.twin is not None and "personal" in plans:
-        _, twin = _scanned(job, job.twin)
-        plans["twin"] = {"lines": _indices(twin.plan("personal").lines)}
+    if job.lesion_free is not None and "personal" in plans:
+        _, lesion_free = _scanned(job, job.lesion_free)
+        plans["lesion_free"] = {"lines": list(indices(lesion_free.lines("personal").lines))}
     return plans
 
 
-def _detection(slices: Slices, trial: Trial) -> dict[str, Any]:
-    """What the detector says of the ACS image and of the reconstruction; nothing where there is no detector."""
-    netad = trial.bundle.netad
-    if netad is None or trial.reconstruction is None:
+def _detection(slices: Slices, scanned: ScannedSlice) -> dict[str, Any]:
+    """What the detector of PASS saw in the ACS image and in the reconstruction; nothing where there is none."""
+    made = scanned.reconstructions.get(indices(scanned.plan.lines))
+    if made is None or made.anomaly_map is None:
         return {}
-    seen = {"glimpse": trial.glimpse, "final": netad(trial.reconstruction)}
+    seen = {
+        "acs_image": (scanned.plan.score, scanned.plan.anomaly_map),
+        "reconstruction": (made.score[0], made.anomaly_map),
+    }
+    mask = slices.anomaly_mask.cpu()
     return {
-        name: {
-            "score": round(float(result.score[0]), _DIGITS),
-            "pixels": pixel_histograms(result.map[0], slices.anomaly_mask),
-        }
-        for name, result in seen.items()
-        if result is not None
+        name: {"score": round(float(score), _DIGITS), "pixels": pixel_histograms(anomaly_map, mask)}
+        for name, (score, anomaly_map) in seen.items()
+        if score is not None and anomaly_map is not None
     }
 
 
-def _read(subject: Subject) -> Slices:
-    dataset = SliceDataset(subject.folder, cases=[subject.case])
+def _read(entry: SliceEntry) -> Slices:
+    dataset = SliceDataset(entry.folder, cases=[entry.case])
     try:
-        return dataset[dataset.entries.index((subject.case, subject.index))]
+        return dataset[dataset.entries.index((entry.case, entry.index))]
     finally:
         dataset.close()
 
@@ -249,11 +249,6 @@ def _threads(count: int) -> Iterator[None]:
 
 def _magnitude(image: Tensor) -> NDArray[np.float32]:
     return image.abs().float().cpu().numpy()
-
-
-def _indices(mask: Tensor) -> list[int]:
-    indices: list[int] = mask.nonzero().flatten().tolist()
-    return indices
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -42,15 +42,15 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts.append(f"## {dataset}")
         members = [group for group in results["groups"] if group["dataset"] == dataset]
         parts += _overview(sorted(members, key=lambda group: (group["anatomy"], group["contrast"], *_order(group))))
-        for kind in _unique((group["anatomy"], group["contrast"]) for group in members):
-            same = [group for group in members if (group["anatomy"], group["contrast"]) == kind]
-            parts += _of_kind(kind, sorted(same, key=_order))
+        for examination in _unique((group["anatomy"], group["contrast"]) for group in members):
+            same = [group for group in members if (group["anatomy"], group["contrast"]) == examination]
+            parts += _of_examination(examination, sorted(same, key=_order))
     parts += _remarks(results)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _overview(groups: Sequence[Group]) -> list[str]:
-    """Two tables of all kinds, a row a group."""
+    """Two tables of all examinations, a row a group."""
     return [
         "PSNR in dB / SSIM of whole images",
         _images(groups),
@@ -79,20 +79,20 @@ def _gains(groups: Sequence[Group]) -> str:
     for method in _unique(name for group in groups for name in group["differences"]):
         for where, title in _WHERE.items():
             columns[f"over {METHODS[method].title}, {title}"] = [_difference(group, method, where) for group in groups]
-    for key, title in (("from_population", "population's"), ("from_twin", "same patient's without lesions")):
+    for key, title in (("from_population", "population's"), ("from_lesion_free", "same patient's without lesions")):
         columns[f"lines unlike the {title}"] = [_interval((group["plans"] or {}).get(key), 1) for group in groups]
     told = {title: cells for title, cells in columns.items() if set(cells) != {_MISSING}}
     return _table(list(told), zip(*told.values(), strict=True))
 
 
-def _of_kind(kind: tuple[str, str], groups: Sequence[Group]) -> list[str]:
+def _of_examination(examination: tuple[str, str], groups: Sequence[Group]) -> list[str]:
     heads = _heads(groups)
     sizes = ", ".join(
         f"{head}: {group['slices']} slices of {group['patients']} patients, {group['lesions']} lesions on "
         f"{group['slices_with_lesions']} slices"
         for head, group in zip(heads, groups, strict=True)
     )
-    parts = [f"### {' '.join(kind)}", sizes, _quality(heads, groups)]
+    parts = [f"### {' '.join(examination)}", sizes, _quality(heads, groups)]
     if any(group["differences"] for group in groups):
         parts += ["PSNR of PASS minus that of another, in dB", _differences(heads, groups)]
     if any(group["detection"] for group in groups):
@@ -141,7 +141,7 @@ _FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 def _detection(heads: Sequence[str], groups: Sequence[Group]) -> str:
     rows = []
-    for where, title in (("final", "reconstruction"), ("glimpse", "ACS image")):
+    for where, title in (("reconstruction", "reconstruction"), ("acs_image", "ACS image")):
         found = [group["detection"].get(where) for group in groups]
         counts = [f"{item['abnormal']} of {item['slices']}" if item else _MISSING for item in found]
         rows.append([f"{title}: abnormal slices", *counts])
@@ -166,7 +166,7 @@ def _plans(heads: Sequence[str], groups: Sequence[Group]) -> str:
         ("high_frequency_lines", "lines chosen freely", lambda found: f"{found:.0f}"),
         ("between_patients", "between patients", lambda found: f"{found:.1f}"),
         ("from_population", "from the population's", lambda found: _interval(found, 1)),
-        ("from_twin", "from the same patient without lesions", lambda found: _interval(found, 1)),
+        ("from_lesion_free", "from the same patient without lesions", lambda found: _interval(found, 1)),
     )
     rows = []
     for key, name, form in forms:
@@ -261,9 +261,6 @@ def _unique(items: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
-_SHOWN = ("zero-filled", "l1-wavelet", "population", PASS)
-
-
 def draw(
     output: Path,
     groups: Sequence[Mapping[str, Any]],
@@ -340,15 +337,15 @@ def _example(pair: tuple[str, str], records: Sequence[Record], jobs: Mapping[str
         key=lambda record: (value(record, PASS, "psnr", inside), record["key"]),
     )
     job = jobs[ranked[len(ranked) // 2]["key"]]
-    return replace(job, methods=tuple(name for name in job.methods if name in _SHOWN))
+    return replace(job, methods=tuple(name for name in job.methods if METHODS[name].pictured))
 
 
 def _draw_example(output: Path, images: Mapping[str, Any]) -> str:
-    subject = images["subject"]
-    name = f"example_{_slug(subject.dataset)}_{_slug(images['bundle'])}.png"
+    entry = images["entry"]
+    name = f"example_{_slug(entry.dataset)}_{_slug(images['bundle'])}.png"
     noise = "measured noise" if images["noise"] is None else f"σ = {images['noise']:g}"
     shown = {METHODS[method].title: images[method] for method in METHODS if method in images}
-    title = f"{images['bundle']} on {subject.dataset}: {subject.case}, slice {subject.index}, {noise}"
+    title = f"{images['bundle']} on {entry.dataset}: {entry.case}, slice {entry.index}, {noise}"
     write_example(output / name, Example(images["truth"], shown, images["boxes"]), title=title)
     return name
 

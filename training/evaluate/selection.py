@@ -6,21 +6,23 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pass_recon.bundles import bundle_folder, read_card
+from pass_recon.common.settings import checked, to_dict
 from pass_recon.types import InputError
 from training.data.case_file import SUFFIX, CaseFile, SliceRecord
 from training.data.manifest import read_manifest
 
 MapSource = Literal["true", "estimated"]
-_SPLITS = ("train", "validation", "test", "all")
+Split = Literal["train", "validation", "test", "all"]
 
 
+@checked
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """Everything that a user can choose.
 
     Attributes
@@ -50,7 +52,7 @@ class Settings:
         How many slices, each of another patient where there are enough.
     published
         Bundle of the published weights; empty for none.
-    twins
+    lesion_free
         The same patients without lesions: cases of the same names.
     workers, threads
         Processes, and torch threads of each; 0 for as many as the cores give.
@@ -73,14 +75,14 @@ class Settings:
     output: Path
     noise: tuple[float, ...] = (0.005, 0.015)
     methods: tuple[str, ...] = ()
-    split: str = "test"
+    split: Split = "test"
     patients: int = 0
     slices: int = 3
     maps: MapSource = "true"
     tuning: Path | None = None
     tuning_slices: int = 4
     published: str = ""
-    twins: Path | None = None
+    lesion_free: Path | None = None
     workers: int = 0
     threads: int = 0
     scheduler: str = ""
@@ -98,16 +100,12 @@ class Settings:
             raise InputError(f"noise levels must be 0 or positive, got {list(self.noise)}")
         if len(set(self.noise)) < len(self.noise):
             raise InputError(f"a noise level is asked for twice: {list(self.noise)}")
-        if self.split not in _SPLITS:
-            raise InputError(f"there is no split {self.split!r}, only {', '.join(_SPLITS)}")
-        if self.maps not in ("true", "estimated"):
-            raise InputError(f"coil maps are true or estimated, got {self.maps!r}")
         for name, least in (("slices", 1), ("patients", 0), ("workers", 0), ("threads", 0), ("tuning_slices", 1),
                             ("iterations", 1), ("resamples", 1)):  # fmt: skip
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
-    def quick(self) -> Settings:
+    def quick(self) -> EvaluationSettings:
         """The same for a first look: 2 patients, one slice of each case, one noise level, less of what takes long."""
         return replace(
             self, noise=self.noise[:1], patients=min(self.patients or 2, 2), slices=1, tuning_slices=1, iterations=30
@@ -115,17 +113,7 @@ class Settings:
 
     def described(self) -> dict[str, Any]:
         """What belongs in the results, as JSON takes it."""
-        values = asdict(self)
-        for name in ("command", "progress", "output"):
-            del values[name]
-        return {
-            name: [str(item) if isinstance(item, Path) else item for item in value]
-            if isinstance(value, tuple)
-            else str(value)
-            if isinstance(value, Path)
-            else value
-            for name, value in values.items()
-        }
+        return {name: value for name, value in to_dict(self).items() if name not in ("command", "progress", "output")}
 
 
 # What of a card decides how its bundle computes; the rest only describes it.
@@ -133,7 +121,7 @@ _COMPUTES = ("configuration", "files", "acceleration", "acs_fraction")
 
 
 @dataclass(frozen=True)
-class Contender:
+class EvaluatedBundle:
     """A bundle to be evaluated, before its weights are read.
 
     Attributes
@@ -151,9 +139,9 @@ class Contender:
     card: Mapping[str, Any]
 
     @property
-    def kind(self) -> tuple[str, str]:
-        """Anatomy and contrast."""
-        return self.card["anatomy"], self.card["contrast"]
+    def examination(self) -> str:
+        """Anatomy and contrast, such as ``brain-t1``."""
+        return f"{self.card['anatomy']}-{self.card['contrast']}"
 
     @property
     def acceleration(self) -> float:
@@ -172,7 +160,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Subject:
+class SliceEntry:
     """One slice to be evaluated.
 
     Attributes
@@ -206,7 +194,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def contenders(names: Sequence[str]) -> list[Contender]:
+def evaluated_bundles(names: Sequence[str]) -> list[EvaluatedBundle]:
     """The bundles of these names or folders.
 
     Raises
@@ -223,7 +211,9 @@ def contenders(names: Sequence[str]) -> list[Contender]:
     titles = [card["name"] for card in cards]
     # Variants of a bundle carry one name: then only what the user typed tells them apart.
     labels = [name if titles.count(title) > 1 else title for name, title in zip(names, titles, strict=True)]
-    return [Contender(label, str(folder), card) for label, folder, card in zip(labels, folders, cards, strict=True)]
+    return [
+        EvaluatedBundle(label, str(folder), card) for label, folder, card in zip(labels, folders, cards, strict=True)
+    ]
 
 
 def dataset_labels(folders: Sequence[Path]) -> dict[Path, str]:
@@ -240,23 +230,23 @@ def dataset_labels(folders: Sequence[Path]) -> dict[Path, str]:
     return labels
 
 
-def subjects_of(
+def slice_entries(
     folder: Path,
     label: str,
-    kind: tuple[str, str],
+    examination: str,
     *,
     split: str = "all",
     patients: int = 0,
     slices: int,
     without: Sequence[str] = (),
-) -> list[Subject]:
-    """The slices of a dataset that are of one anatomy and contrast.
+) -> list[SliceEntry]:
+    """The slices of a dataset that are of one examination.
 
     Parameters
     ----------
     folder, label
         The dataset, and its name in the results.
-    kind
+    examination
         Anatomy and contrast.
     split
         Only these patients.
@@ -275,7 +265,7 @@ def subjects_of(
     cases = [
         case
         for case in read_manifest(folder)["cases"]
-        if (case["anatomy"], case["contrast"]) == kind
+        if f"{case['anatomy']}-{case['contrast']}" == examination
         and split in ("all", case["split"])
         and case["patient_id"] not in without
     ]
@@ -287,7 +277,7 @@ def subjects_of(
             continue
         with CaseFile(folder / (case["name"] + SUFFIX)) as file:
             found += [
-                Subject(
+                SliceEntry(
                     dataset=label,
                     folder=str(folder.resolve()),
                     case=case["name"],

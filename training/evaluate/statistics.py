@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from pass_recon.anomaly.calibration import expected_calibration_error
 from training.evaluate.measures import PIXEL_GROUPS, Record, unpacked
 from training.evaluate.methods import METHODS, PASS
-from training.evaluate.selection import Contender
+from training.evaluate.selection import EvaluatedBundle
 
 _PERCENT = (2.5, 97.5)
 
@@ -101,8 +102,6 @@ def bootstrap(values: ArrayLike, patients: Sequence[str], *, resamples: int = 20
 
 
 METRICS = ("psnr", "ssim", "nmse")
-# PASS minus each of these: what its lines, its map and its training are worth.
-COMPARED = ("population", "equispaced", "no-map", "l1-wavelet", "published")
 GroupName = tuple[str, str, float | None]
 
 
@@ -114,7 +113,7 @@ def grouped(records: Sequence[Record]) -> dict[GroupName, list[Record]]:
     return dict(groups)
 
 
-def group_summary(records: list[Record], contender: Contender, *, resamples: int, seed: int) -> dict[str, Any]:
+def group_summary(records: list[Record], bundle: EvaluatedBundle, *, resamples: int, seed: int) -> dict[str, Any]:
     """All figures of one group, as JSON takes them."""
     first = records[0]
     settings = {"resamples": resamples, "seed": seed}
@@ -122,9 +121,9 @@ def group_summary(records: list[Record], contender: Contender, *, resamples: int
     summary = {
         "dataset": first["dataset"],
         "bundle": first["bundle"],
-        "anatomy": contender.kind[0],
-        "contrast": contender.kind[1],
-        "acceleration": contender.acceleration,
+        "anatomy": bundle.card["anatomy"],
+        "contrast": bundle.card["contrast"],
+        "acceleration": bundle.acceleration,
         "noise": first["noise"],
         "maps": first["maps"],
         "slices": len(records),
@@ -138,12 +137,12 @@ def group_summary(records: list[Record], contender: Contender, *, resamples: int
                 "whole": difference(records, PASS, name, inside=False, **settings),
                 "inside": difference(records, PASS, name, inside=True, **settings),
             }
-            for name in COMPARED
-            if {name, PASS} <= set(names)
+            for name in names
+            if METHODS[name].compared and PASS in names
         },
         "detection": {
             where: found
-            for where in ("final", "glimpse")
+            for where in ("reconstruction", "acs_image")
             if (found := detection_summary(records, where, **settings)) is not None
         },
         "plans": plan_summary(records, **settings),
@@ -190,7 +189,7 @@ def _method(records: Sequence[Record], name: str, settings: Mapping[str, int]) -
     plans = [record["plans"][record["methods"][name]["plan"]] for record in records]
     return {
         "title": METHODS[name].title,
-        "plan": METHODS[name].plan,
+        "plan": METHODS[name].lines,
         **{metric: interval(metric, False) for metric in METRICS},
         "inside": {metric: interval(metric, True) for metric in METRICS},
         "lines": float(np.mean([len(plan["lines"]) for plan in plans])),
@@ -217,7 +216,8 @@ def plan_summary(records: list[Record], *, resamples: int, seed: int) -> dict[st
     -------
     dict or None
         ``high_frequency_lines``, how many each plan may choose (mean); ``between_patients``, mean over pairs of slices
-        of different patients; ``from_population``; ``from_twin``, the same patient without lesions. None without plans.
+        of different patients; ``from_population``; ``from_lesion_free``, the same patient without lesions. None without
+        plans.
     """
     planned = [record for record in records if "personal" in record["plans"]]
     if not planned:
@@ -233,7 +233,7 @@ def plan_summary(records: list[Record], *, resamples: int, seed: int) -> dict[st
                 resamples=resamples,
                 seed=seed,
             )
-            for other in ("population", "twin")
+            for other in ("population", "lesion_free")
             if (having := [record for record in planned if other in record["plans"]])
         },
     }
@@ -275,6 +275,14 @@ def roc_auc(positives: NDArray, negatives: NDArray) -> NDArray[np.float64]:
     return area
 
 
+def score_auc(scores: Tensor, truth: Tensor) -> float:
+    """`roc_auc` of scores and of what is true of each, tensors of one shape."""
+    values, places = torch.unique(scores.flatten().double().cpu(), return_inverse=True)
+    truth = truth.flatten().cpu()
+    positives, negatives = (torch.bincount(places[of], minlength=len(values)) for of in (truth, ~truth))
+    return float(roc_auc(positives.double().numpy(), negatives.double().numpy()))
+
+
 def binning_error(positives: NDArray, negatives: NDArray) -> float:
     """By how much the area can differ, at most, from that of the scores themselves: as if all ties fell one way."""
     pairs = float(positives.sum() * negatives.sum())
@@ -299,7 +307,7 @@ def detection_summary(records: list[Record], where: str, *, resamples: int, seed
     records
         Of one dataset, bundle and noise level.
     where
-        ``final`` or ``glimpse``.
+        ``reconstruction`` or ``acs_image``.
     resamples, seed
         Of the bootstrap by patient.
     """

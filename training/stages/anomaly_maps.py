@@ -67,23 +67,23 @@ class TrainedDetectors:
         return self.of(item.anatomy, item.contrast).anomaly_map((item.image + noise)[None])[0]
 
     def of(self, anatomy: str, contrast: str) -> NetAD:
-        """The detector for a kind of image."""
-        kind = f"{anatomy}-{contrast}"
-        if kind not in self.netads:
-            raise InputError(f"there is no detector for {kind}; there are {', '.join(sorted(self.netads))}")
-        return self.netads[kind]
+        """The detector for an examination."""
+        examination = f"{anatomy}-{contrast}"
+        if examination not in self.netads:
+            raise InputError(f"there is no detector for {examination}; there are {', '.join(sorted(self.netads))}")
+        return self.netads[examination]
 
 
 def load_detectors(run: str | Path) -> dict[str, NetAD]:
-    """The detectors that a run of `train netad` made, by kind, frozen; they share one backbone."""
+    """The detectors that a run of `train netad` made, by examination, frozen; they share one backbone."""
     tensors, about = read_tensors(Path(run) / NETAD)
     netads: dict[str, NetAD] = {}
-    for kind, configuration in about["kinds"].items():
-        weights = {k.removeprefix(f"{kind}."): v for k, v in tensors.items() if k.startswith(f"{kind}.")}
+    for examination, configuration in about["examinations"].items():
+        weights = {k.removeprefix(f"{examination}."): v for k, v in tensors.items() if k.startswith(f"{examination}.")}
         shared = next(iter(netads.values())).backbone if netads else None
         if shared is None:
             weights |= {
                 f"backbone.{k.removeprefix('backbone.')}": v for k, v in tensors.items() if k.startswith("backbone.")
             }
-        netads[kind] = NetAD.restore(configuration, weights, backbone=shared).eval().requires_grad_(False)
+        netads[examination] = NetAD.restore(configuration, weights, backbone=shared).eval().requires_grad_(False)
     return netads

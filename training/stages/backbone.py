@@ -47,7 +47,7 @@ from training.data.images import UNNAMED, ImageSlice, ImageSource, drawn, open_i
 from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, load_weights, opened_run, settings_of
 from training.engine.trainer import Trainer, start_from
-from training.evaluate.detectors import pixel_auc
+from training.evaluate.statistics import score_auc
 from training.stages.backbone_stem import COVERED, CropSettings, dense_loss, start_locally
 
 STAGE = "backbone"
@@ -64,7 +64,7 @@ class BackboneSettings(CropSettings):
 
     Attributes
     ----------
-    kinds
+    examinations
         ``anatomy-contrast``; all in the data by default.
     size
         Side of the images before they are fitted to the model's working size.
@@ -85,7 +85,7 @@ class BackboneSettings(CropSettings):
     learning_rate: float = 1e-3
     weight_decay: float = 0.03
     validation_slices: int = 48
-    kinds: tuple[str, ...] = ()
+    examinations: tuple[str, ...] = ()
     size: int = 320
     model: dict[str, Any] = field(default_factory=lambda: deepcopy(dict(SMALL_BACKBONE.model or {})))
     captions: float = 0.05
@@ -242,8 +242,9 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
         torch.manual_seed(settings.seed)
-        sources = open_images(data, "train", settings.kinds, settings.size)
-        heads, kinds = read_heads(settings.heads, settings.size), sorted({source.kind for source in sources})
+        sources = open_images(data, "train", settings.examinations, settings.size)
+        heads = read_heads(settings.heads, settings.size)
+        examinations = sorted({source.examination for source in sources})
         objective = BackboneObjective(settings)
         trunk = getattr(objective.backbone.visual, "trunk", None)
         convolutional = isinstance(getattr(trunk, "patch_embed", None), ConvolutionalStem)
@@ -254,7 +255,7 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
                 start_locally(objective.backbone.to(processes.device), sources, settings, run)
         begun = replace(settings, initial="")  # or it would begin once more, without what the crops taught
         trainer = Trainer(objective, begun, run, processes, faster={"text.": settings.text_faster})
-        held_out = open_images(data, "validation", settings.kinds, settings.size)
+        held_out = open_images(data, "validation", settings.examinations, settings.size)
         for step in trainer.steps():
             for part in range(settings.accumulate):
                 start = ((step * settings.accumulate + part) * processes.count + processes.rank) * settings.batch
@@ -263,7 +264,7 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
                     draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "variation", place))
                     items.append(varied(drawn(sources, settings.seed, place), draw))
                 draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "prompts", start))
-                batch = with_heads(items, heads, settings.heads_share, kinds, draw)
+                batch = with_heads(items, heads, settings.heads_share, examinations, draw)
                 trainer.learn(batch.to(processes.device), draw)
             trainer.advance()
             if trainer.epoch() and processes.first:
@@ -281,12 +282,12 @@ def region_auc(
         count = max(2, settings.validation_slices // len(sources))
         places = torch.linspace(0, len(source) - 1, min(count, len(source))).long().unique().tolist()
         batch = stacked([source[place] for place in places]).to(objective.logit_scale.device)
-        text = state_features(objective.encode, source.kind.split("-")[0])
+        text = state_features(objective.encode, source.examination.split("-")[0])
         features = torch.cat([objective.tokens(part)[1] for part in batch.image.split(settings.batch)], 1)
         seen = torch.sigmoid(text_logits(features, text)).mean(0)
         truth = coverage(batch.mask, backbone.size, backbone.grid) > COVERED
-        found[f"{source.kind} tokens"] = pixel_auc(seen, truth)
-        found[f"{source.kind} images"] = pixel_auc(seen.topk(4, -1).values.mean(-1), batch.label == 1)
+        found[f"{source.examination} tokens"] = score_auc(seen, truth)
+        found[f"{source.examination} images"] = score_auc(seen.topk(4, -1).values.mean(-1), batch.label == 1)
     return found
 
 

@@ -11,7 +11,8 @@ import torch
 from pass_recon.types import InputError
 from training.data.dataset import SliceDataset
 from training.data.images import ImageSlice, ImageSource, stacked
-from training.evaluate.detectors import look, pixel_auc
+from training.evaluate.detectors import look
+from training.evaluate.statistics import score_auc
 from training.stages.netad import AdapterObjective, NetADSettings, build_detectors, remember_normal, training_batch
 
 _LEAST_PIXELS = 4
@@ -23,7 +24,7 @@ def few_shot_transfer(settings: NetADSettings, data: str | Path, device: str = "
     Parameters
     ----------
     settings
-        Of `train netad`: its backbone, kinds, steps, batch, learning rate, memory.
+        Of `train netad`: its backbone, examinations, steps, batch, learning rate, memory.
     data
         A prepared dataset of a few patients with known lesions; its own split counts for nothing.
     device
@@ -31,20 +32,20 @@ def few_shot_transfer(settings: NetADSettings, data: str | Path, device: str = "
 
     Returns
     -------
-        By ``"<kind> <training patient> -> <other>"`` the ``image_auc`` over slices (abnormal: 4 lesion pixels or more)
-        and the ``pixel_auc``.
+        By ``"<examination> <training patient> -> <other>"`` the ``image_auc`` over slices (abnormal: 4 lesion pixels or
+        more) and the ``pixel_auc``.
 
     Raises
     ------
     InputError
-        If there are fewer than two patients of a kind.
+        If there are fewer than two patients of an examination.
     """
-    by_kind: dict[tuple[str, str], list[str]] = {}
+    by_examination: dict[tuple[str, str], list[str]] = {}
     for name, case in sorted(SliceDataset(data).cases.items()):
-        if not settings.kinds or f"{case['anatomy']}-{case['contrast']}" in settings.kinds:
-            by_kind.setdefault((case["anatomy"], case["contrast"]), []).append(name)
+        if not settings.examinations or f"{case['anatomy']}-{case['contrast']}" in settings.examinations:
+            by_examination.setdefault((case["anatomy"], case["contrast"]), []).append(name)
     found: dict[str, dict[str, float]] = {}
-    for (anatomy, contrast), names in by_kind.items():
+    for (anatomy, contrast), names in by_examination.items():
         if len(names) < 2:
             raise InputError(f"{data} has one patient of {anatomy}-{contrast}: nobody is left to try the detector on")
         sources = {
@@ -62,8 +63,8 @@ def few_shot_transfer(settings: NetADSettings, data: str | Path, device: str = "
 def fitted(settings: NetADSettings, source: ImageSource, device: str) -> Any:
     """A detector whose adapters and memory know one patient."""
     torch.manual_seed(settings.seed)
-    netads = build_detectors(settings, [source.kind])
-    netad = netads[source.kind].to(device)
+    netads = build_detectors(settings, [source.examination])
+    netad = netads[source.examination].to(device)
     objective = AdapterObjective(netads, settings.image_weight)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps)
@@ -84,8 +85,8 @@ def tried(netad: Any, source: ImageSource, device: str) -> dict[str, float]:
     batch = stacked([source[number] for number in range(len(source))]).to(torch.device(device))
     seen = look(netad, batch, "clean", calibrated=False)
     return {
-        "image_auc": pixel_auc(seen.score, _labels(batch) == 1),
-        "pixel_auc": pixel_auc(seen.anomaly_map, batch.mask),
+        "image_auc": score_auc(seen.score, _labels(batch) == 1),
+        "pixel_auc": score_auc(seen.anomaly_map, batch.mask),
         "slices": float(len(source)),
     }
 

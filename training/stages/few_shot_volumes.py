@@ -39,7 +39,7 @@ class VolumeSource(ImageSource):
     """
 
     def __init__(self, volumes: Sequence[AnnotatedVolume], size: int) -> None:
-        self.size, self.kind = size, f"brain-{volumes[0].contrast}"
+        self.size, self.examination = size, f"brain-{volumes[0].contrast}"
         self.entries = [(volume.patient, number) for volume in volumes for number in range(len(volume.image))]
         labels = torch.cat([volume.label for volume in volumes])
         self.normal, self.abnormal, self.others = (
@@ -52,7 +52,7 @@ class VolumeSource(ImageSource):
                 label=label,
                 reviewed=torch.tensor(True),
                 caption=("",),
-                kind=(self.kind,),
+                examination=(self.examination,),
             )
             for volume in volumes
             for image, mask, label in zip(volume.image, volume.mask, volume.label, strict=True)
@@ -83,7 +83,7 @@ def few_shot(netad: NetAD, volumes: Sequence[AnnotatedVolume], settings: NetADSe
     learner = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(device)
     learner.adapters.load_state_dict(netad.adapters.state_dict())
     source = VolumeSource(volumes, settings.size)
-    objective = AdapterObjective({source.kind: learner}, settings.image_weight)
+    objective = AdapterObjective({source.examination: learner}, settings.image_weight)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps)
     for step in range(settings.steps):

@@ -17,9 +17,9 @@ from training.data.dataset import Slices, collate
 _SMALLEST = 1e-8
 
 
-def bundle_name(kind: str, acceleration: float) -> str:
-    """For example ``brain-t1-4x`` of the kind ``brain-t1``."""
-    return f"{kind}-{acceleration:g}x"
+def bundle_name(examination: str, acceleration: float) -> str:
+    """For example ``brain-t1-4x`` of the examination ``brain-t1``."""
+    return f"{examination}-{acceleration:g}x"
 
 
 def acceleration_of(name: str) -> float:
@@ -27,7 +27,7 @@ def acceleration_of(name: str) -> float:
     return float(name.rsplit("-", 1)[1].removesuffix("x"))
 
 
-def kinds_of(slices: Slices) -> list[str]:
+def examinations_of(slices: Slices) -> list[str]:
     """Anatomy and contrast of each slice of a batch, such as ``brain-t1``."""
     return [f"{anatomy}-{contrast}" for anatomy, contrast in zip(slices.anatomy, slices.contrast, strict=True)]
 
@@ -87,7 +87,7 @@ def decibels(error: Tensor) -> Tensor:
     return 10 * error.clamp(min=_SMALLEST).log10()
 
 
-class Scan(NamedTuple):
+class ValidationScan(NamedTuple):
     """A validation slice as it is scanned for one bundle: what a batch of that one slice holds."""
 
     bundle: str
@@ -98,16 +98,16 @@ class Scan(NamedTuple):
     coil_maps: Tensor
 
 
-def scans(
+def validation_scans(
     items: Sequence[Slices], accelerations: Sequence[float], noise: tuple[float, float], device: torch.device
-) -> Iterator[Scan]:
+) -> Iterator[ValidationScan]:
     """Each slice at every acceleration, with noise of the middle of a range (on a logarithmic scale)."""
     for item in items:
         slices = collate([item]).to(device)
         kspace = slices.kspace(noise=(noise[0] * noise[1]) ** 0.5, fixed=True)
         for acceleration in accelerations:
-            name = bundle_name(kinds_of(slices)[0], acceleration)
-            yield Scan(name, acceleration, item, slices, kspace, slices.coil_maps)
+            name = bundle_name(examinations_of(slices)[0], acceleration)
+            yield ValidationScan(name, acceleration, item, slices, kspace, slices.coil_maps)
 
 
 def lesion_weight(slices: Slices, anomaly_map: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Detectors of anomalies from a dozen annotated cases a kind: adapters, memory, calibration.
+"""Detectors of anomalies from a dozen annotated cases an examination: adapters, memory, calibration.
 
     pass-recon train netad --config training/recipes/shipped.yaml --data dataset -o runs/netad
 
-One NetAD for each kind of image, all on one frozen backbone. Focal and Dice losses for the pixel-level adapters against
+One NetAD for each examination, all on one frozen backbone. Focal and Dice losses for the pixel-level adapters against
 masks (or the insides of boxes), binary cross-entropy for the image-level adapters against labels. Then the memory is
 filled from normal training images, and map and score are calibrated on validation patients.
 """
@@ -46,7 +46,7 @@ _UNREVIEWED = 0.2
 @checked
 @dataclass(frozen=True)
 class NetADSettings(TrainingSettings):
-    """Settings of this stage; the common ones are described in `TrainingSettings`, ``batch`` is for each kind.
+    """Settings of this stage; the common ones are described in `TrainingSettings`, ``batch`` is for each examination.
 
     Attributes
     ----------
@@ -55,10 +55,10 @@ class NetADSettings(TrainingSettings):
     clip, pretrained, path
         Published weights instead: open_clip's name and tag (``ViT-L-14-336``, ``openai``), or a name that begins with
         ``hf-hub:``, or a local file or folder (`BackboneConfiguration` has all forms).
-    kinds
+    examinations
         ``anatomy-contrast``; all in the data by default.
     annotated, normal
-        Cases of each kind from which sick and healthy slices are taken; 0 takes all.
+        Cases of each examination from which abnormal and normal slices are taken; 0 takes all.
     size
         Side of the images before they are fitted to the backbone's working size.
     memory
@@ -68,8 +68,8 @@ class NetADSettings(TrainingSettings):
     image_weight
         Weight of the image-level loss.
     calibration
-        Prepared dataset on whose validation slices scores are calibrated; that of training by default. A share of sick
-        slices other than where the scores will be read makes all of them too high or too low.
+        Prepared dataset on whose validation slices scores are calibrated; that of training by default. Another share of
+        abnormal slices than where the scores will be read makes all of them too high or too low.
     score_fraction
         The image score is the mean over this fraction of its tokens, the most abnormal ones.
     heads, heads_share
@@ -85,7 +85,7 @@ class NetADSettings(TrainingSettings):
     clip: str = ""
     pretrained: str = ""
     path: str = ""
-    kinds: tuple[str, ...] = ()
+    examinations: tuple[str, ...] = ()
     annotated: int = 12
     normal: int = 12
     size: int = 320
@@ -103,21 +103,21 @@ class AdapterObjective(nn.Module):
 
     def __init__(self, netads: Mapping[str, NetAD], image_weight: float = 1.0) -> None:
         super().__init__()
-        self.adapters = nn.ModuleDict({kind: netad.adapters for kind, netad in netads.items()})
+        self.adapters = nn.ModuleDict({examination: netad.adapters for examination, netad in netads.items()})
         # In a tuple, which torch does not look into: the frozen backbone is no part of what is trained and saved here.
         self._netads = (dict(netads),)
         self._image_weight = image_weight
 
     @property
     def netads(self) -> dict[str, NetAD]:
-        """By kind."""
+        """By examination."""
         return self._netads[0]
 
     def forward(self, batches: Sequence[ImageSlice]) -> dict[str, Tensor]:
-        """Losses of batches of one kind each, averaged."""
+        """Losses of batches of one examination each, averaged."""
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in batches:
-            logits = self.netads[batch.kind[0]].logits(batch.image)
+            logits = self.netads[batch.examination[0]].logits(batch.image)
             trust = torch.where(batch.reviewed, 1.0, _UNREVIEWED)[:, None, None]
             weight = torch.where(batch.mask, 1.0, trust)
             known = batch.label >= 0
@@ -159,8 +159,8 @@ def informed_start(netad: NetAD) -> None:
                 nn.init.normal_(adapter.expand.weight, std=0.02)  # type: ignore[union-attr,arg-type]
 
 
-def build_detectors(settings: NetADSettings, kinds: Iterable[str]) -> dict[str, NetAD]:
-    """Untrained detectors by kind on one backbone, shared by all.
+def build_detectors(settings: NetADSettings, examinations: Iterable[str]) -> dict[str, NetAD]:
+    """Untrained detectors by examination on one backbone, shared by all.
 
     Raises
     ------
@@ -180,29 +180,29 @@ def build_detectors(settings: NetADSettings, kinds: Iterable[str]) -> dict[str, 
         clip, tokenizer, configuration = load_backbone(settings.backbone)
     netads: dict[str, NetAD] = {}
     shared = None
-    for kind in sorted(kinds):
-        anatomy = kind.split("-")[0]
+    for examination in sorted(examinations):
+        anatomy = examination.split("-")[0]
         netad = NetAD.from_clip(clip, tokenizer, configuration, anatomy=anatomy, score_fraction=settings.score_fraction)
         shared = netad.backbone if shared is None else shared
         netad = NetAD(netad.configuration, shared, netad.text, netad.finding_text)
         informed_start(netad)
-        netads[kind] = netad
+        netads[examination] = netad
     return netads
 
 
 def few_cases(folders: Sequence[str | Path], settings: NetADSettings) -> list[ImageSource]:
-    """Training slices of a few cases of each kind; where several folders have the kind, each gives its share."""
+    """Training slices of a few cases of each examination; of several folders that have it, each gives its share."""
     sources = []
-    by_kind: dict[str, list[SliceDataset]] = {}
-    for slices in open_slices(folders, "train", settings.kinds):
+    by_examination: dict[str, list[SliceDataset]] = {}
+    for slices in open_slices(folders, "train", settings.examinations):
         first = next(iter(slices.cases.values()))
-        by_kind.setdefault(f"{first['anatomy']}-{first['contrast']}", []).append(slices)
-    for kind, datasets in sorted(by_kind.items()):
+        by_examination.setdefault(f"{first['anatomy']}-{first['contrast']}", []).append(slices)
+    for examination, datasets in sorted(by_examination.items()):
         left = {1: settings.annotated or math.inf, 0: settings.normal or math.inf}
         datasets.sort(key=lambda dataset: len(dataset.cases))
         for number, dataset in enumerate(datasets):
             found = _labels_by_case(dataset)
-            draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "few", kind, number))
+            draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "few", examination, number))
             names = sorted(found)
             names = [names[int(n)] for n in torch.randperm(len(names), generator=draw)]
             chosen: set[str] = set()
@@ -213,7 +213,7 @@ def few_cases(folders: Sequence[str | Path], settings: NetADSettings) -> list[Im
                 left[label] = least - len(having[:share])
             if chosen:
                 cases = [name for name in dataset.cases if name in chosen]
-                anatomy, contrast = kind.split("-", 1)
+                anatomy, contrast = examination.split("-", 1)
                 few = SliceDataset(dataset.folder, "train", anatomy=anatomy, contrast=contrast, cases=cases)
                 sources.append(ImageSource(few, settings.size))
     return sources
@@ -237,12 +237,12 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
     ):
         torch.manual_seed(settings.seed)
         sources = few_cases(data, settings)
-        held_out = open_images(data, "validation", settings.kinds, settings.size)
+        held_out = open_images(data, "validation", settings.examinations, settings.size)
         calibrating = held_out
         if settings.calibration:
-            calibrating = open_images([settings.calibration], "validation", settings.kinds, settings.size)
-        kinds = sorted({source.kind for source in sources})
-        netads = build_detectors(settings, kinds)
+            calibrating = open_images([settings.calibration], "validation", settings.examinations, settings.size)
+        examinations = sorted({source.examination for source in sources})
+        netads = build_detectors(settings, examinations)
         for netad in netads.values():
             netad.to(processes.device)
         trainer = Trainer(AdapterObjective(netads, settings.image_weight), settings, run, processes)
@@ -251,8 +251,10 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
             for part in range(settings.accumulate):
                 number = (step * settings.accumulate + part) * processes.count + processes.rank
                 batches = [
-                    training_batch([s for s in sources if s.kind == kind], settings, number, heads).to(processes.device)
-                    for kind in kinds
+                    training_batch([s for s in sources if s.examination == examination], settings, number, heads).to(
+                        processes.device
+                    )
+                    for examination in examinations
                 ]
                 trainer.learn(batches)
             trainer.advance()
@@ -266,13 +268,13 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
 def training_batch(
     sources: Sequence[ImageSource], settings: NetADSettings, number: int, heads: Heads | None = None
 ) -> ImageSlice:
-    """Batch ``number`` of one kind."""
+    """Batch ``number`` of one examination."""
     items = []
     for place in range(number * settings.batch, (number + 1) * settings.batch):
-        draw = torch.Generator().manual_seed(mixed_seed(settings.seed, sources[0].kind, "variation", place))
+        draw = torch.Generator().manual_seed(mixed_seed(settings.seed, sources[0].examination, "variation", place))
         items.append(varied(drawn(sources, settings.seed, place), draw))
-    draw = torch.Generator().manual_seed(mixed_seed(settings.seed, sources[0].kind, "heads", number))
-    return with_heads(items, heads, settings.heads_share, [sources[0].kind], draw)
+    draw = torch.Generator().manual_seed(mixed_seed(settings.seed, sources[0].examination, "heads", number))
+    return with_heads(items, heads, settings.heads_share, [sources[0].examination], draw)
 
 
 @torch.no_grad()
@@ -284,15 +286,15 @@ def finish(
 ) -> dict[str, NetAD]:
     """Copies of detectors (sharing their backbone) with memory and calibration."""
     finished = {}
-    for kind, netad in netads.items():
+    for examination, netad in netads.items():
         start = dataclasses.replace(netad.configuration, memory_tokens=0)
         copied = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(netad.text.device)
         copied.adapters.load_state_dict(netad.adapters.state_dict())
-        remember_normal(copied, [source for source in sources if source.kind == kind], settings)
-        validation = [source for source in calibrating if source.kind == kind]
+        remember_normal(copied, [source for source in sources if source.examination == examination], settings)
+        validation = [source for source in calibrating if source.examination == examination]
         if validation:
             calibrate(copied, stacked([source[n] for source in validation for n in spread(source, settings)]))
-        finished[kind] = copied
+        finished[examination] = copied
     return finished
 
 
@@ -330,15 +332,15 @@ def validate(
     found: dict[str, float] = {}
     rows = []
     for source in held_out:
-        if source.kind not in netads:
+        if source.examination not in netads:
             continue
-        netad = netads[source.kind]
+        netad = netads[source.examination]
         batch = stacked([source[number] for number in spread(source, settings)]).to(netad.text.device)
         for view in (VIEWS[0], VIEWS[2]):
             seen = look(netad, batch, view)
-            found |= {f"{source.kind} {view} {name}": value for name, value in seen.quality().items()}
+            found |= {f"{source.examination} {view} {name}": value for name, value in seen.quality().items()}
             sick = (batch.label == 1).nonzero().flatten().tolist()
-            rows += [(f"{source.kind} {view}", seen, number) for number in sick[:1]]
+            rows += [(f"{source.examination} {view}", seen, number) for number in sick[:1]]
     if figure is not None and rows:
         write_map_figure(figure, rows)
     return found
@@ -351,9 +353,13 @@ def spread(source: ImageSource, settings: NetADSettings) -> list[int]:
 
 
 def save_detectors(run: RunFolder, netads: Mapping[str, NetAD]) -> None:
-    """One file: tensors under ``<kind>.``, those of the shared backbone once under ``backbone.``."""
+    """One file: tensors under ``<examination>.``, those of the shared backbone once under ``backbone.``."""
     tensors: dict[str, Tensor] = {}
-    for kind, netad in netads.items():
+    for examination, netad in netads.items():
         for name, value in netad.weights().items():
-            tensors[name if name.startswith("backbone.") else f"{kind}.{name}"] = value
-    run.save(NETAD, tensors, {"kinds": {kind: netad.configuration.to_dict() for kind, netad in netads.items()}})
+            tensors[name if name.startswith("backbone.") else f"{examination}.{name}"] = value
+    run.save(
+        NETAD,
+        tensors,
+        {"examinations": {examination: netad.configuration.to_dict() for examination, netad in netads.items()}},
+    )

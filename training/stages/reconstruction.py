@@ -2,7 +2,7 @@
 
 Differences from the paper: the squared errors stand in decibels, so that a slice counts the same whatever its noise and
 acceleration (the sum of plain squares would be about the noisiest scans at 8× and nothing else); one reconstructor
-serves all kinds and accelerations, with population lines for each; crops along the readout, which are exact.
+serves all examinations and accelerations, with population lines for each; crops along the readout, which are exact.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pass_recon.anatomies import ANATOMIES
 from pass_recon.common.settings import checked
 from pass_recon.config import ReconstructorConfig
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
@@ -35,16 +36,16 @@ from training.stages.losses import (
     bundle_name,
     decibels,
     drawn_lines,
-    kinds_of,
+    examinations_of,
     lesion_weight,
-    scans,
     squared_error,
+    validation_scans,
     with_a_gradient,
 )
 
 STAGE = "reconstruction"
-KINDS = ("brain-t1", "brain-flair", "knee-pd")
-# Stage 2 presses logits together around the last line chosen (`train_sampling.within_reach`); this undoes it.
+EXAMINATIONS = tuple(f"{name}-{contrast}" for name, anatomy in ANATOMIES.items() for contrast in anatomy.contrasts)
+# Stage 2 presses logits together around the last line chosen (`training.stages.sampling.within_reach`); this undoes it.
 _FIRMER = 8.0
 
 
@@ -55,8 +56,8 @@ class ReconstructionSettings(TrainingSettings):
 
     Attributes
     ----------
-    kinds, accelerations
-        What the reconstructor is for; each kind at each acceleration gets its population lines.
+    examinations, accelerations
+        What the reconstructor is for; each examination at each acceleration gets its population lines.
     reconstructor
         Networks and iterations.
     lines
@@ -72,14 +73,14 @@ class ReconstructionSettings(TrainingSettings):
     weights_rate
         Learning rate of λ₁ and λ₂, as a multiple.
     netad
-        Run folder of detectors whose maps guide the enhancer; empty for a simulated detector.
+        Run folder of detectors whose maps seen the enhancer; empty for a simulated detector.
     sampling
         Run folder of stage 2, whose population lines are taken and not learned any more; empty to learn lines.
     checkpointing
         Compute activations again in the backward pass: memory for time.
     """
 
-    kinds: tuple[str, ...] = KINDS
+    examinations: tuple[str, ...] = EXAMINATIONS
     accelerations: tuple[float, ...] = (4.0, 8.0)
     reconstructor: ReconstructorConfig = field(default_factory=ReconstructorConfig)
     lines: int = 320
@@ -104,10 +105,10 @@ class ReconstructionObjective(nn.Module):
         self.reconstructor = UnrolledReconstructor(settings.reconstructor, checkpointing=settings.checkpointing)
         self.populations = nn.ModuleDict(
             {
-                bundle_name(kind, acceleration): PopulationLogits(
+                bundle_name(examination, acceleration): PopulationLogits(
                     settings.lines, acs_fraction(acceleration), acceleration=acceleration
                 )
-                for kind in settings.kinds
+                for examination in settings.examinations
                 for acceleration in settings.accelerations
             }
         )
@@ -152,10 +153,10 @@ class ReconstructionObjective(nn.Module):
         return [module for module in self.populations.values() if isinstance(module, PopulationLogits)]
 
     def _lines(self, slices: Slices, number: int, generator: torch.Generator | None) -> Tensor:
-        kinds = self.settings.accelerations
+        examinations = self.settings.accelerations
         device = slices.image.device
-        acceleration = kinds[int(torch.randint(len(kinds), (1,), generator=generator, device=device))]
-        name = bundle_name(kinds_of(slices)[number], acceleration)
+        acceleration = examinations[int(torch.randint(len(examinations), (1,), generator=generator, device=device))]
+        name = bundle_name(examinations_of(slices)[number], acceleration)
         if name not in self.populations:
             raise InputError(f"{slices.case[number]} is {name}, which is not among {', '.join(self.populations)}")
         logits = self.populations[name](slices.image.shape[-1])
@@ -202,11 +203,11 @@ def train_reconstruction(
                 "reconstructor.enhancer_parameter": settings.weights_rate,
             },
         )
-        sources = open_slices(data, "train", settings.kinds)
+        sources = open_slices(data, "train", settings.examinations)
         batches = Batches(sources, settings, processes, first=trainer.step, rows=settings.rows, detect=detect)
         examples = _examples(settings, data, detect)
         for step in trainer.steps():
-            for part, slices in enumerate(batches.of(step)):
+            for part, slices in enumerate(batches.of_step()):
                 trainer.learn(slices, step_generator(settings, step, processes, part))
             trainer.advance()
             if trainer.epoch() and processes.first:
@@ -223,11 +224,11 @@ def reconstructed(
 ) -> list[ReconstructedSlice]:
     """Whole slices from the population's lines at every acceleration."""
     settings, results = objective.settings, []
-    for scan in scans(examples, settings.accelerations, settings.noise, device):
+    for scan in validation_scans(examples, settings.accelerations, settings.noise, device):
         lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1])
         anomaly_map = scan.slices.anomaly_map
-        guide = None if anomaly_map is None else lambda _, seen=anomaly_map: seen
-        image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), guide)
+        seen = None if anomaly_map is None else lambda _, seen=anomaly_map: seen
+        image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), seen)
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines))
     return results
 
@@ -240,6 +241,6 @@ def mean_psnr(seen: Sequence[ReconstructedSlice]) -> dict[str, float]:
 
 
 def _examples(settings: ReconstructionSettings, data: Sequence[Path], detect: Detect) -> list[Slices]:
-    examples = validation_slices(open_slices(data, "validation", settings.kinds), settings.validation_slices)
+    examples = validation_slices(open_slices(data, "validation", settings.examinations), settings.validation_slices)
     chance = torch.Generator().manual_seed(0)
     return [replace(item, anomaly_map=detect(item, chance)) for item in examples]

@@ -18,12 +18,15 @@ class Stage:
     Attributes
     ----------
     name
-        Of its command, and of its file.
+        Of its command, and what recipes call it.
+    module
+        Where it is.
     settings_name, function_name
         Its settings, and what trains: ``(settings, data, run folder, device) -> None``.
     """
 
     name: str
+    module: str
     settings_name: str
     function_name: str
 
@@ -38,15 +41,15 @@ class Stage:
         self._get(self.function_name)(settings, data, run_folder, device)
 
     def _get(self, name: str) -> Any:
-        return getattr(import_module(f"training.stages.{self.name}"), name)
+        return getattr(import_module(self.module), name)
 
 
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("backbone", "BackboneSettings", "train_backbone"),
-        Stage("netad", "NetADSettings", "train_netad"),
-        Stage("reconstruction", "ReconstructionSettings", "train_reconstruction"),
-        Stage("sampling", "SamplingSettings", "train_sampling"),
+        Stage("backbone", "training.stages.backbone", "BackboneSettings", "train_backbone"),
+        Stage("netad", "training.stages.netad", "NetADSettings", "train_netad"),
+        Stage("reconstruction", "training.stages.reconstruction", "ReconstructionSettings", "train_reconstruction"),
+        Stage("sampling", "training.stages.sampling", "SamplingSettings", "train_sampling"),
     )
 }

@@ -3,7 +3,7 @@
 Differences from the paper: errors stand in decibels, as in stage 1; the second term weighs the whole error around the
 anomalies and not only its part on the chosen lines, where measured data leaves little error to learn from; lines are
 the best by their logits, slightly shaken, so that training sees the exact budget that scans have; one AS network serves
-all kinds at an acceleration, on top of the population lines of each; these go on learning, much faster than the
+all examinations at an acceleration, on top of the population lines of each; these go on learning, much faster than the
 network, so that what all patients need is not left to it.
 """
 
@@ -22,8 +22,7 @@ from torch.nn import functional
 from pass_recon.common.settings import checked
 from pass_recon.config import NetworkConfig, SamplerConfig
 from pass_recon.physics.fourier import fft1c, ifft1c
-from pass_recon.preparation import intensity_scale
-from pass_recon.reconstruction.classical import zero_filled
+from pass_recon.preparation import prepare
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import select_lines
@@ -42,13 +41,13 @@ from training.stages.losses import (
     acs_of,
     bundle_name,
     decibels,
-    kinds_of,
-    scans,
+    examinations_of,
     squared_error,
+    validation_scans,
     with_a_gradient,
     with_fair_noise,
 )
-from training.stages.reconstruction import KINDS, ReconstructionSettings, mean_psnr
+from training.stages.reconstruction import EXAMINATIONS, ReconstructionSettings, mean_psnr
 
 STAGE = "sampling"
 _REACH = 0.5  # σ(5 · 0.5) = 0.92
@@ -66,7 +65,7 @@ class SamplingSettings(TrainingSettings):
         Run folder of stage 1.
     netad
         Run folder of the detectors; empty for a simulated detector.
-    kinds, accelerations
+    examinations, accelerations
         As in stage 1, or fewer.
     network
         The AS network.
@@ -86,7 +85,7 @@ class SamplingSettings(TrainingSettings):
 
     reconstruction: RunPath = ""
     netad: RunPath = ""
-    kinds: tuple[str, ...] = KINDS
+    examinations: tuple[str, ...] = EXAMINATIONS
     accelerations: tuple[float, ...] = (4.0, 8.0)
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("line_network"))
     rows: int = 64
@@ -111,10 +110,10 @@ class SamplingObjective(nn.Module):
         self.reconstructor.requires_grad_(False)
         self.samplers = nn.ModuleDict(
             {
-                bundle_name(kind, acceleration): LineSampler(
+                bundle_name(examination, acceleration): LineSampler(
                     SamplerConfig(stage_1.lines, settings.network, acs_fraction(acceleration), centred=True)
                 )
-                for kind in settings.kinds
+                for examination in settings.examinations
                 for acceleration in settings.accelerations
             }
         )
@@ -123,7 +122,9 @@ class SamplingObjective(nn.Module):
             logits = load_weights(settings.reconstruction, f"populations.{name}.")["logits"]
             sampler.population.logits.data.copy_(within_reach(logits, acceleration_of(name)))
         for acceleration in settings.accelerations:
-            first, *others = (self.sampler(bundle_name(kind, acceleration)) for kind in settings.kinds)
+            first, *others = (
+                self.sampler(bundle_name(examination, acceleration)) for examination in settings.examinations
+            )
             for other in others:
                 other.personal = first.personal
 
@@ -146,9 +147,9 @@ class SamplingObjective(nn.Module):
         for acceleration in self.settings.accelerations:
             logits, acs_map = self.line_logits(slices, kspace, coil_maps, acceleration)
             lines = self._explored(logits, acceleration, generator)
-            guide = _on_rows(acs_map, rows)
+            seen = _on_rows(acs_map, rows)
             fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
-            image, _ = self.reconstructor(fair, maps, lines, lambda _, guide=guide: guide)
+            image, _ = self.reconstructor(fair, maps, lines, lambda _, seen=seen: seen)
             error = decibels(squared_error(image, truth, around)).where(around.flatten(1).any(1), 0.0)
             parts["lesion"].append(error.mean())
             parts["image"].append(decibels(squared_error(image, truth)).mean())
@@ -161,10 +162,9 @@ class SamplingObjective(nn.Module):
         self, slices: Slices, kspace: Tensor, coil_maps: Tensor, acceleration: float
     ) -> tuple[Tensor, Tensor]:
         """Logits ``(b, pe)`` and the map ``(b, ro, pe)`` from the ACS of each slice, exactly as at the scanner."""
-        acs = acs_of(kspace.shape[-1], acceleration).to(kspace.device)
-        image = zero_filled(kspace / intensity_scale(kspace, acs).unsqueeze(-3), coil_maps, acs)
+        image = prepare(kspace, acs_of(kspace.shape[-1], acceleration), coil_maps=coil_maps).acs_image
         seen = torch.stack([self._look(slices, number, image[number]) for number in range(len(image))])
-        names = [bundle_name(kind, acceleration) for kind in kinds_of(slices)]
+        names = [bundle_name(examination, acceleration) for examination in examinations_of(slices)]
         each = [self.sampler(name)(image[n : n + 1], seen[n : n + 1]) for n, name in enumerate(names)]
         # A sampler gives no gradient to its population: this is zero, and does.
         populations = torch.stack([self.sampler(name).population(kspace.shape[-1]) for name in names])
@@ -202,25 +202,25 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
         objective = SamplingObjective(settings, detectors)
         faster = {f"samplers.{name}.population": settings.lines_rate for name in objective.samplers}
         trainer = Trainer(objective, settings, run, processes, faster=faster)
-        sources = open_slices(data, "train", settings.kinds)
+        sources = open_slices(data, "train", settings.examinations)
         detect = None if detectors else simulated_map
         batches = Batches(sources, settings, processes, first=trainer.step, detect=detect)
-        examples = validation_slices(open_slices(data, "validation", settings.kinds), settings.validation_slices)
+        examples = validation_slices(open_slices(data, "validation", settings.examinations), settings.validation_slices)
         common = validation_slices(sources, settings.centred_on)
         for step in trainer.steps():
-            for part, slices in enumerate(batches.of(step)):
+            for part, slices in enumerate(batches.of_step()):
                 trainer.learn(slices, step_generator(settings, step, processes, part))
             trainer.advance()
             if trainer.epoch() and processes.first:
                 averaged: Any = deepcopy(trainer.averaged.module)
-                before = settle_populations(averaged, common, examples, processes.device)
+                before = choose_population_logits(averaged, common, examples, processes.device)
                 personal = planned(averaged, examples, processes.device, personal=True)
                 write_validation_figure(run.figure(trainer.epoch()), personal, f"step {trainer.step}")
                 after = mean_psnr(personal)
                 trainer.keep(averaged, **after, **{f"gain {name}": after[name] - before[name] for name in before})
 
 
-def settle_populations(
+def choose_population_logits(
     objective: SamplingObjective, common: Sequence[Slices], examples: Sequence[Slices], device: torch.device
 ) -> dict[str, float]:
     """Centre each population on its patients unless its own lines are better: a worse one would flatter personal lines.
@@ -249,7 +249,7 @@ def centre_populations(objective: SamplingObjective, common: Sequence[Slices], d
         slices = collate([item]).to(device)
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=chance)
         for acceleration in settings.accelerations:
-            name = bundle_name(kinds_of(slices)[0], acceleration)
+            name = bundle_name(examinations_of(slices)[0], acceleration)
             if kspace.shape[-1] == objective.sampler(name).config.lines:
                 asked.setdefault(name, []).append(objective.line_logits(slices, kspace, coil_maps, acceleration)[0])
     for name, logits in asked.items():
@@ -263,7 +263,9 @@ def planned(
     """Whole slices from the patient's own lines, or from the population's, in a quiet and in a noisy scan."""
     settings, results = objective.settings, []
     quiet_and_noisy = (
-        scan for noise in settings.noise for scan in scans(examples, settings.accelerations, (noise, noise), device)
+        scan
+        for noise in settings.noise
+        for scan in validation_scans(examples, settings.accelerations, (noise, noise), device)
     )
     for scan in quiet_and_noisy:
         pe = scan.kspace.shape[-1]

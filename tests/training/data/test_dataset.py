@@ -22,7 +22,7 @@ from training.data.manifest import SplitSettings, write_manifest
 def simulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated")
     arguments = ["train", "prepare", "--simulated", "8", "--matrix", "64", "64", "--coils", "4", "--slices", "2"]
-    assert main([*arguments, "-o", str(folder), "--workers", "1", "--noise", "0.05", "--few-shot", "3"]) == 0
+    assert main([*arguments, "-o", str(folder), "--workers", "1", "--noise", "0.05"]) == 0
     return folder
 
 
@@ -48,13 +48,6 @@ def test_splits_share_no_patient(simulated):
         patients.append({case["patient_id"] for case in slices.cases.values()})
         assert len(slices) == 2 * len(slices.cases)
     assert sum(map(len, patients)) == len(set.union(*patients)) == 8
-
-
-def test_few_shot_slices_have_boxes_and_normal_ones_have_none(simulated):
-    annotated, normal = (SliceDataset(simulated, "train", few_shot=which) for which in ("annotated", "normal"))
-    assert all(item.boxes for item in annotated)
-    assert len(annotated.cases) == 3
-    assert set(normal.labels()) == {0}
 
 
 def test_noise_has_the_level_asked_for_and_is_fresh(simulated):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from gadgets.chain import run_chain
+from gadgets.converters.patient_file import read_truth
 from gadgets.mrd import RECONSTRUCTION_SERIES, array_of
-from gadgets.patient_file import read_truth
+from gadgets.mrd.scan_file import ScanFile
 from gadgets.properties import Properties
-from gadgets.scan_file import ScanFile
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, NORMAL
 from tests.training.data.fastmri_files import KNEE
@@ -156,5 +156,5 @@ def test_the_reference_tool_reconstructs_fastmri_s_own_image(prepared, tmp_path)
 
 def test_what_is_no_fastmri_volume_is_refused(prepared, tmp_path, capsys):
     assert main(["fastmri2mrd", str(prepared.annotations), "-o", str(tmp_path / "x.h5")]) == 1
-    assert "truncated or not HDF5" in capsys.readouterr().err
+    assert "is not HDF5" in capsys.readouterr().err
     assert not (tmp_path / "x.h5").exists()

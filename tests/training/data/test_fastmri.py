@@ -17,7 +17,6 @@ from training.data.case_file import CaseFile
 from training.data.fastmri import FastMriJob, FastMriSettings
 from training.data.fastmri_plus import Study
 from training.data.jobs import do
-from training.data.noise import noise_level
 
 
 def _numpy_coil_images(path, index):
@@ -171,11 +170,6 @@ def test_a_narrow_volume_is_padded_and_an_empty_slice_survives(tmp_path):
         assert float(case.coil_images(1)[..., :28].abs().max()) == 0
         row, column, _, _ = narrow.blob
         assert float(case.image(1).abs()[row, column]) > 0.9
-
-
-def test_noise_level_of_pure_noise():
-    noise = 0.3 * torch.randn(5, 200, 160, dtype=torch.complex64)
-    assert noise_level(noise) == pytest.approx(0.3, rel=0.03)
 
 
 @pytest.mark.slow

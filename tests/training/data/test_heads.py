@@ -75,7 +75,7 @@ def test_slices_know_their_brain_their_fat_and_doubted_ones(file):
     assert float((fat * brain).max()) == 0.0
 
 
-def test_a_batch_repeats_with_its_generator_and_has_both_kinds(file):
+def test_a_batch_repeats_with_its_generator_and_has_both_contrasts(file):
     heads = Heads(file, cuts=4)
     one, two = (heads.batch(["flair", "t1"] * 4, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one.image, two.image)
@@ -83,7 +83,7 @@ def test_a_batch_repeats_with_its_generator_and_has_both_kinds(file):
     assert set(one.label.tolist()) <= LABELS
     assert bool((one.classes > 0).flatten(1).any(1)[one.label == 1].all())
     assert not bool((one.classes[one.label == 0] > 0).any())
-    assert one.kind == ("brain-flair", "brain-t1") * 4
+    assert one.examination == ("brain-flair", "brain-t1") * 4
     assert all(("no lesion" in caption) == (label == 0) for caption, label in zip(one.caption, one.label, strict=True))
 
 
@@ -111,7 +111,7 @@ def _singles(batch):
             batch,
             **{name: getattr(batch, name)[number] for name in ("image", "classes", "label", "reviewed")},
             caption=(batch.caption[number],),
-            kind=(batch.kind[number],),
+            examination=(batch.examination[number],),
         )
         for number in range(len(batch.image))
     ]

@@ -10,7 +10,7 @@ import pytest
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, NORMAL, SAME_PATIENT
-from training.data.manifest import SplitSettings, assign_splits, pick_few_shot, read_manifest, write_manifest
+from training.data.manifest import SplitSettings, assign_splits, read_manifest, write_manifest
 
 PATIENTS = [f"patient-{number:04d}" for number in range(2000)]
 
@@ -82,27 +82,6 @@ def test_the_manifest_counts(prepared):
     assert prepared.case(NORMAL.name)["normal_slices"] == 1
     assert "1  Edema" in prepared.said
     assert "4 rows, 4 labels" in prepared.said
-
-
-def entry(name, patient, *, boxes=0, normal=0, split="train"):
-    return {
-        "name": name, "patient_id": patient, "split": split, "anatomy": "brain", "contrast": "t1", "slices": 4,
-        "boxes": {"Mass": boxes} if boxes else {}, "normal_slices": normal,
-    }  # fmt: skip
-
-
-def test_few_shot_picks_annotated_and_normal_training_cases():
-    cases = [entry(f"sick{number}", f"s{number % 15}", boxes=2, normal=2) for number in range(40)]
-    cases += [entry(f"well{number}", f"w{number}", normal=4) for number in range(5)]
-    cases += [entry(f"other{number}", f"o{number}", boxes=1, split="test") for number in range(5)]
-    cases += [entry(f"unknown{number}", f"u{number}") for number in range(5)]
-    picked = pick_few_shot(cases, SplitSettings(few_shot=12))["brain-t1"]
-    assert len(picked["annotated"]) == 12
-    assert all(name.startswith("sick") for name in picked["annotated"])
-    patients = {case["patient_id"] for case in cases if case["name"] in picked["annotated"]}
-    assert len(patients) == 12
-    assert sorted(picked["normal"]) == [f"well{number}" for number in range(5)]
-    assert pick_few_shot(cases[::-1], SplitSettings(few_shot=12))["brain-t1"] == picked
 
 
 def test_a_missing_or_damaged_manifest_is_named(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from tests.training.small import KINDS, reconstruction_settings
+from tests.training.small import EXAMINATIONS, reconstruction_settings
 from training.data.dataset import collate, open_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import opened_run
@@ -26,7 +26,7 @@ def gradient(data: Path, folder: Path) -> None:
     ):
         torch.manual_seed(0)
         trainer = Trainer(ReconstructionObjective(settings), settings, run, processes)
-        share = collate([open_slices([data], "train", KINDS)[processes.rank][0]])
+        share = collate([open_slices([data], "train", EXAMINATIONS)[processes.rank][0]])
         trainer.learn(replace(share, anomaly_map=share.anomaly_mask.float()))
         if processes.first:
             named = {name.removeprefix("module."): weight for name, weight in trainer.objective.named_parameters()}

@@ -10,11 +10,10 @@ import torch
 from pass_recon.bundles import load_bundle
 from pass_recon.physics.fourier import fft2c
 from pass_recon.pipeline import Pipeline
-from pass_recon.preparation import prepare
 from pass_recon.sampling.lines import line_budget
 from pass_recon.types import Box
 from training.data.case_file import SliceRecord
-from training.evaluate.methods import METHODS, PLANNERS, Trial, inapplicable
+from training.evaluate.methods import LINE_CHOOSERS, METHODS, ScannedSlice, inapplicable
 from training.evaluate.selection import choose_slices
 
 
@@ -24,60 +23,60 @@ def bundle(ground):
 
 
 @pytest.fixture(scope="module")
-def trial(slices, bundle):
-    with torch.no_grad():
-        return Trial(slices, bundle, noise=0.01, published=bundle, regularisation=0.004, iterations=5)
+def scanned(slices, bundle):
+    return ScannedSlice(slices, bundle, noise=0.01, published=bundle, regularisation=0.004, iterations=5)
 
 
-def test_with_estimated_maps_scale_maps_and_plan_are_those_of_the_pipeline(slices, bundle):
-    trial = Trial(slices, bundle, noise=0.01, maps="estimated")
-    pipeline = Pipeline(bundle)
-    kspace = slices.kspace(noise=0.01, fixed=True)
-    prepared = prepare(kspace[None], trial.acs)
-    torch.testing.assert_close(trial.scale, prepared.scale)
-    torch.testing.assert_close(trial.kspace, prepared.kspace)
-    torch.testing.assert_close(trial.coil_maps, prepared.coil_maps)
-    plan = pipeline.plan(kspace[..., trial.acs], trial.acs, tuple(kspace.shape[-2:]))
-    assert torch.equal(trial.plan("personal").lines, plan.lines)
-    assert torch.equal(trial.plan("population").lines, pipeline.population_plan(kspace.shape[-1]).lines)
-    torch.testing.assert_close(trial.glimpse.map[0], plan.anomaly_map)
+@pytest.mark.parametrize("maps", ["true", "estimated"])
+def test_pass_is_what_the_pipeline_gives(slices, bundle, maps):
+    scanned = ScannedSlice(slices, bundle, noise=0.01, maps=maps)
+    kspace, acs = slices.kspace(noise=0.01, fixed=True), Pipeline(bundle).acs(72)
+    known = {"coil_maps": slices.coil_maps} if maps == "true" else {}
+    plan = Pipeline(bundle).plan(kspace[..., acs], acs, (64, 72), **known)
+    expected = Pipeline(bundle).reconstruct(kspace, plan.lines, **known)
+    lines = scanned.lines(METHODS["pass"].lines).lines
+    assert torch.equal(lines, plan.lines)
+    torch.testing.assert_close(METHODS["pass"].image(scanned, lines), expected.image)
+    torch.testing.assert_close(scanned.plan.anomaly_map, plan.anomaly_map)
+    blind = Pipeline(bundle, anomaly=False).reconstruct(kspace, plan.lines, **known)
+    torch.testing.assert_close(METHODS["no-map"].image(scanned, lines), blind.image)
+    assert torch.equal(scanned.lines("population").lines, Pipeline(bundle).population_plan(72).lines)
 
 
-def test_noise_is_added_to_every_coil(slices, trial):
-    clean = fft2c(slices.coil_maps * slices.image)
-    noise = (trial.kspace * trial.scale.unsqueeze(-3))[0] - clean
+def test_noise_is_added_to_every_coil(slices, scanned):
+    noise = scanned.kspace - fft2c(slices.coil_maps * slices.image)
     assert torch.linalg.vector_norm(noise, dim=(-2, -1)) / noise[0].numel() ** 0.5 == pytest.approx(
         torch.full((len(noise),), 0.01).numpy(), rel=0.05
     )
 
 
-@pytest.mark.parametrize("name", PLANNERS)
-def test_every_plan_holds_the_acs_and_the_budget(trial, name):
-    lines = trial.plan(name).lines
+@pytest.mark.parametrize("name", LINE_CHOOSERS)
+def test_every_plan_holds_the_acs_and_the_budget(scanned, name):
+    lines = scanned.lines(name).lines
     assert lines.sum() == line_budget(72, 4)
-    assert lines[trial.acs].all()
-    assert trial.plan(name) is trial.plan(name)
+    assert lines[scanned.acs].all()
+    assert scanned.lines(name) is scanned.lines(name)
 
 
 @pytest.mark.parametrize("name", ["equispaced", "random", "population", "personal"])
 def test_lines_that_hold_no_data_are_not_planned(slices, bundle, name):
-    trial = Trial(replace(slices, line_range=torch.tensor([9, 60])), bundle, noise=0.01)
-    lines = trial.plan(name).lines
+    scanned = ScannedSlice(replace(slices, line_range=torch.tensor([9, 60])), bundle, noise=0.01)
+    lines = scanned.lines(name).lines
     assert lines.sum() == 18
     assert not lines[:9].any()
     assert not lines[60:].any()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_sees_its_lines_and_no_others(trial, name):
+def test_every_method_sees_its_lines_and_no_others(scanned, name):
     method = METHODS[name]
-    mask = trial.plan(method.plan).lines
+    lines = scanned.lines(method.lines).lines
     with torch.no_grad():
-        image = method.image(trial, mask)
-        whole, trial.kspace = trial.kspace, trial.kspace * mask
-        again = method.image(trial, mask)
-        trial.kspace = whole
-    assert image.shape == (1, 64, 72)
+        image = method.image(scanned, lines)
+        whole, scanned.kspace = scanned.kspace, scanned.kspace * lines
+        again = method.image(scanned, lines)
+        scanned.kspace = whole
+    assert image.shape == (64, 72)
     torch.testing.assert_close(image, again, rtol=1e-3, atol=1e-4)
 
 

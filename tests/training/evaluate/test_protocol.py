@@ -17,7 +17,7 @@ from training.data.manifest import FILE, read_manifest
 from training.evaluate import protocol
 from training.evaluate.measures import RecordFile, measure
 from training.evaluate.protocol import evaluate
-from training.evaluate.selection import Subject
+from training.evaluate.selection import SliceEntry
 
 CLASSICAL = ("zero-filled", "population", "pass")
 
@@ -45,7 +45,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int = 1 << 30) -> list
 def test_the_command_writes_everything(ground, tmp_path, capsys):
     output = tmp_path / "results"
     published = save_bundle(load_bundle(ground.without_detector), tmp_path / "published")
-    arguments = ["--data", str(ground.data), "--twins", str(ground.twins), "--published", str(published)]
+    arguments = ["--data", str(ground.data), "--lesion-free", str(ground.lesion_free), "--published", str(published)]
     assert main(["evaluate", str(ground.bundle), *arguments, "-o", str(output), "--quick", "--workers", "1"]) == 0
     assert "results.md" in capsys.readouterr().out
     assert not list(output.glob(".*"))
@@ -53,9 +53,9 @@ def test_the_command_writes_everything(ground, tmp_path, capsys):
     (group,) = results["groups"]
     assert list(group["methods"]) == ["zero-filled", "cg-sense", "l1-wavelet", "equispaced", "random", "population",
                                       "no-map", "pass", "published"]  # fmt: skip
-    assert list(group["differences"]) == ["population", "equispaced", "no-map", "l1-wavelet", "published"]
-    assert set(group["detection"]) == {"final", "glimpse"}
-    assert {"from_population", "from_twin", "between_patients"} < set(group["plans"])
+    assert list(group["differences"]) == ["l1-wavelet", "equispaced", "population", "no-map", "published"]
+    assert set(group["detection"]) == {"reconstruction", "acs_image"}
+    assert {"from_population", "from_lesion_free", "between_patients"} < set(group["plans"])
     assert group["l1_weight"] == results["tuning"][0]["weight"]
     assert results["bundles"]["tiny"]["sha256"].keys() == load_bundle(ground.bundle).card["files"].keys()
     table = (output / "results.md").read_text()
@@ -67,7 +67,7 @@ def test_the_command_writes_everything(ground, tmp_path, capsys):
     records = [json.loads(line) for line in (output / "records.jsonl").read_text().splitlines()]
     assert group["slices"] == len(records) == 2
     assert all(len(record["plans"]["personal"]["lines"]) == 18 for record in records)
-    assert any(record["lesions"] and "twin" in record["plans"] for record in records)
+    assert any(record["lesions"] and "lesion_free" in record["plans"] for record in records)
 
 
 def test_interrupted_it_goes_on_and_comes_to_the_same(ground, tmp_path, monkeypatch):
@@ -117,13 +117,15 @@ def test_records_made_otherwise_are_not_mixed_in(ground, tmp_path, monkeypatch):
 
 def test_what_is_missing_is_left_out_and_said(ground, tmp_path):
     settings = ground.settings(tmp_path, bundles=(str(ground.without_detector),), patients=1, slices=1, split="all")
-    results = evaluate(replace(settings, methods=(*CLASSICAL, "no-map", "l1-wavelet", "published"), twins=ground.data))
+    results = evaluate(
+        replace(settings, methods=(*CLASSICAL, "no-map", "l1-wavelet", "published"), lesion_free=ground.data)
+    )
     told = results["left_out"]["tiny"]
     assert set(told) == {"no-map", "published"}
     (group,) = results["groups"]
     assert list(group["methods"]) == ["zero-filled", "l1-wavelet", "population", "pass"]
     assert group["detection"] == {}
-    assert "from_twin" not in group["plans"]  # what has lesions itself is no twin
+    assert "from_lesion_free" not in group["plans"]  # what has lesions itself is no lesion_free
     page = (tmp_path / "results.md").read_text()
     assert "without PASS without its map: the bundle has no detector" in page
 
@@ -141,8 +143,8 @@ def test_a_damaged_case_costs_that_case_alone(ground, tmp_path, monkeypatch):
     cases = [case["name"] for case in read_manifest(ground.data)["cases"] if case["split"] == "test"]
 
     def failing(job):
-        if job.subject.case == cases[0]:
-            return measure(replace(job, subject=replace(job.subject, case="no such case"))) | {"key": job.key}
+        if job.entry.case == cases[0]:
+            return measure(replace(job, entry=replace(job.entry, case="no such case"))) | {"key": job.key}
         return measure(job)
 
     monkeypatch.setattr(protocol, "measure", failing)
@@ -152,20 +154,20 @@ def test_a_damaged_case_costs_that_case_alone(ground, tmp_path, monkeypatch):
     assert results["groups"][0]["slices"] == len(cases) - 1
 
 
-def test_measured_cases_keep_their_noise(ground, tmp_path, contender):
-    usual = Subject("d", "/d", "a", 0, "p", "f", False, 0)
+def test_measured_cases_keep_their_noise(ground, tmp_path, bundle):
+    usual = SliceEntry("d", "/d", "a", 0, "p", "f", False, 0)
     measured = replace(usual, case="b", measured=True)
     settings = ground.settings(tmp_path, noise=(0.005, 0.015))
-    levels = protocol._Pairing(contender, (usual, measured)).levels(settings)
+    levels = protocol._Pairing(bundle, (usual, measured)).levels(settings)
     assert levels == {0.005: [usual], 0.015: [usual], None: [measured]}
-    assert protocol._Pairing(contender, (measured,)).levels(settings) == {None: [measured]}
+    assert protocol._Pairing(bundle, (measured,)).levels(settings) == {None: [measured]}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"methods": ("nearest",)}, "no method nearest; there are zero-filled"),
-        ({"split": "train"}, "data has no brain flair case in its train split for tiny"),
+        ({"split": "train"}, "data has no brain-flair case in its train split for tiny"),
     ],
 )
 def test_what_cannot_be_done_is_named(ground, tmp_path, changes, message):

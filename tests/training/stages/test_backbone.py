@@ -14,7 +14,7 @@ from pass_recon.anomaly.prompts import state_features
 from pass_recon.physics.fourier import fft1c
 from pass_recon.types import Box
 from tests.networks import TINY_BACKBONE
-from tests.training.small import KINDS, stopped_after
+from tests.training.small import EXAMINATIONS, stopped_after
 from training.data.augmentation import degrade, moved
 from training.data.images import UNNAMED, drawn, lesion_classes, open_images, stacked, written_caption
 from training.engine.run_folder import load_weights
@@ -30,7 +30,15 @@ from training.stages.netad import NetADSettings, build_detectors
 
 
 def tiny_settings(**changes: Any) -> BackboneSettings:
-    given = {"steps": 4, "batch": 4, "epoch": 4, "warmup": 1, "size": 48, "kinds": KINDS, "validation_slices": 8}
+    given = {
+        "steps": 4,
+        "batch": 4,
+        "epoch": 4,
+        "warmup": 1,
+        "size": 48,
+        "examinations": EXAMINATIONS,
+        "validation_slices": 8,
+    }
     return BackboneSettings(**{**given, "model": dict(TINY_BACKBONE.model), **changes})
 
 
@@ -102,7 +110,7 @@ def test_doubtful_tokens_count_only_where_reviewed():
 
 def test_both_towers_learn(data):
     objective = BackboneObjective(tiny_settings())
-    sources = open_images([data], "train", KINDS, 48)
+    sources = open_images([data], "train", EXAMINATIONS, 48)
     batch = stacked([source[number] for source in sources for number in source.abnormal[:2]])
     objective(batch, torch.Generator().manual_seed(0))["loss"].backward()
     for name, weight in objective.named_parameters():
@@ -112,7 +120,7 @@ def test_both_towers_learn(data):
 @pytest.mark.parametrize("model", [TINY_BACKBONE.model, SMALL_BACKBONE.model])
 def test_detectors_begin_with_what_the_backbone_knows(data, tmp_path, model):
     train_backbone(tiny_settings(model=dict(model), steps=1, local_steps=1, local_images=2), [data], tmp_path, "cpu")
-    netads = build_detectors(NetADSettings(backbone=str(tmp_path)), KINDS)
+    netads = build_detectors(NetADSettings(backbone=str(tmp_path)), EXAMINATIONS)
     netad = netads["knee-pd"]
     for level in netad.adapters[:-1]:  # what they return to the stream is noise as yet
         level.pixel.expand.weight.data.zero_()
@@ -127,7 +135,9 @@ def test_detectors_begin_with_what_the_backbone_knows(data, tmp_path, model):
 def test_every_other_crop_shows_a_lesion(data):
     settings = tiny_settings(model=dict(SMALL_BACKBONE.model), local_images=6)
     objective = BackboneObjective(settings)
-    pixels, mask, reviewed = Crops(objective.backbone, open_images([data], "train", KINDS, 48), settings).batch(0)
+    pixels, mask, reviewed = Crops(objective.backbone, open_images([data], "train", EXAMINATIONS, 48), settings).batch(
+        0
+    )
     assert pixels.shape == (16, 3, 120, 120)
     assert mask.shape == (16, 120, 120)
     assert bool(mask[1::2].flatten(1).any(1).all())
@@ -136,10 +146,10 @@ def test_every_other_crop_shows_a_lesion(data):
 
 def test_kinds_take_turns_and_larger_sources_come_more_often():
     class Named(list):
-        kind, normal, abnormal, others = "brain-t1", [0], [0], []
+        examination, normal, abnormal, others = "brain-t1", [0], [0], []
 
     class Knees(Named):
-        kind = "knee-pd"
+        examination = "knee-pd"
 
     sources: Any = [Named(["small"]), Named(["large"] * 4), Knees(["knee"])]
     seen = [drawn(sources, 0, place) for place in range(400)]

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from tests.networks import TINY_BACKBONE
-from tests.training.small import KINDS, stopped_after
+from tests.training.small import EXAMINATIONS, stopped_after
 from tests.training.stages.test_backbone import tiny_settings
 from training.data.images import stacked
 from training.engine.run_folder import load_weights, read_tensors
-from training.evaluate.detectors import pixel_auc
+from training.evaluate.statistics import score_auc
 from training.stages.anomaly_maps import NETAD, load_detectors
 from training.stages.backbone import train_backbone
 from training.stages.few_shot_transfer import few_shot_transfer
@@ -48,12 +48,12 @@ def run(data, backbone, tmp_path_factory):
 
 
 def netad_settings(backbone: str, **changes: Any) -> NetADSettings:
-    given = {"steps": 4, "batch": 2, "epoch": 4, "warmup": 1, "size": 48, "kinds": KINDS, "memory": 16}
+    given = {"steps": 4, "batch": 2, "epoch": 4, "warmup": 1, "size": 48, "examinations": EXAMINATIONS, "memory": 16}
     return NetADSettings(backbone=backbone, **{**given, **changes})
 
 
 def test_gradient_reaches_adapters_alone(data, backbone):
-    netads = build_detectors(netad_settings(backbone), KINDS)
+    netads = build_detectors(netad_settings(backbone), EXAMINATIONS)
     objective = AdapterObjective(netads)
     batches = [stacked([source[0], source[1]]) for source in few_cases([data], netad_settings(backbone))]
     objective(batches)["loss"].backward()
@@ -76,9 +76,9 @@ def test_published_weights_plug_in(data, tmp_path):
     assert torch.equal(netads["knee-pd"].backbone.visual.conv1.weight, clip.visual.conv1.weight)
     assert not any(name.startswith("backbone.") for name in read_tensors(tmp_path / "run" / NETAD)[0])
     with pytest.raises(InputError, match="one backbone"):
-        build_detectors(netad_settings("run", clip="ViT-L-14-336", pretrained="openai"), KINDS)
+        build_detectors(netad_settings("run", clip="ViT-L-14-336", pretrained="openai"), EXAMINATIONS)
     with pytest.raises(InputError, match="one backbone"):
-        build_detectors(netad_settings(""), KINDS)
+        build_detectors(netad_settings(""), EXAMINATIONS)
 
 
 def test_losses_are_small_where_the_map_is_right():
@@ -94,7 +94,7 @@ def test_losses_are_small_where_the_map_is_right():
 def test_few_cases_are_few(data, backbone):
     all_of_them = few_cases([data], netad_settings(backbone, annotated=0, normal=0))
     one = few_cases([data], netad_settings(backbone, annotated=1, normal=0))
-    assert [source.kind for source in one] == list(KINDS)
+    assert [source.examination for source in one] == list(EXAMINATIONS)
     for few, every in zip(one, all_of_them, strict=True):
         assert {name for name, _ in few.entries} <= {name for name, _ in every.entries}
     single = few_cases([data], netad_settings(backbone, annotated=1, normal=1))
@@ -103,11 +103,11 @@ def test_few_cases_are_few(data, backbone):
 
 def test_detectors_load_and_share_a_backbone(run, data):
     netads = load_detectors(run)
-    assert sorted(netads) == sorted(KINDS)
+    assert sorted(netads) == sorted(EXAMINATIONS)
     assert len({id(netad.backbone) for netad in netads.values()}) == 1
     tensors, about = read_tensors(run / "netad.safetensors")
-    assert set(about["kinds"]) == set(KINDS)
-    assert {key.split(".")[0] for key in tensors} == {"backbone", *KINDS}
+    assert set(about["examinations"]) == set(EXAMINATIONS)
+    assert {key.split(".")[0] for key in tensors} == {"backbone", *EXAMINATIONS}
     for netad in netads.values():
         assert netad.memory.tokens <= 16
         result = netad(torch.rand(2, 40, 56))
@@ -130,7 +130,7 @@ def test_goes_on_bit_for_bit(run, data, backbone, tmp_path):
 
 
 def test_transfer_tries_every_other_patient(data, backbone):
-    found = few_shot_transfer(netad_settings(backbone, steps=1, kinds=("knee-pd",)), data)
+    found = few_shot_transfer(netad_settings(backbone, steps=1, examinations=("knee-pd",)), data)
     assert len(found) == 4 * 3
     assert all(0 <= values["pixel_auc"] <= 1 or values["pixel_auc"] != values["pixel_auc"] for values in found.values())
 
@@ -138,7 +138,7 @@ def test_transfer_tries_every_other_patient(data, backbone):
 def test_transfer_as_a_command(data, backbone, tmp_path, capsys):
     outfile = tmp_path / "results" / "transfer.json"
     command = ["train", "transfer", "--data", str(data), "-o", str(outfile)]
-    changes = [f"backbone={backbone}", "steps=1", "batch=2", "size=48", "memory=4", "kinds=[brain-flair]"]
+    changes = [f"backbone={backbone}", "steps=1", "batch=2", "size=48", "memory=4", "examinations=[brain-flair]"]
     assert main([*command, "--set", *changes]) == 0
     found = json.loads(outfile.read_text())
     assert len(found) == 4 * 3
@@ -148,5 +148,5 @@ def test_transfer_as_a_command(data, backbone, tmp_path, capsys):
 
 
 def test_area_under_the_curve_counts_ties_half():
-    assert pixel_auc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True])) == 0.75
-    assert pixel_auc(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
+    assert score_auc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True])) == 0.75
+    assert score_auc(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
