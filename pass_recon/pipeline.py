@@ -105,7 +105,7 @@ class Pipeline:
         reachable: tuple[int, int] | None = None,
         coil_maps: ArrayLike | None = None,
     ) -> SamplingPlan:
-        """Choose the lines of one slice from its ACS; at once, without a look at it, where all patients get the same.
+        """Choose the lines of one slice from its ACS.
 
         Parameters
         ----------
@@ -128,7 +128,7 @@ class Pipeline:
         """
         start = perf_counter()
         kspace, lines = self._on_grid(acs, acs_lines, shape)
-        if self.bundle is None or self.bundle.sampler.personal is None:
+        if self.bundle is None or (self.bundle.sampler.personal is None and self.netad is None):
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
@@ -149,7 +149,7 @@ class Pipeline:
             lines=chosen,
             order=acquisition_order(chosen, lines),
             acceleration=self.acceleration,
-            source="personal",
+            source="population" if self.bundle.sampler.personal is None else "personal",
             score=None if seen is None else float(seen.score[0]),
             anomaly_map=None if seen is None else seen.map[0].cpu(),
             bundle=self.name,
@@ -275,10 +275,9 @@ class Pipeline:
     def _nothing(self, scan: CleanScan) -> Reconstruction:
         """The classical image of a scan without signal, and nothing seen in it."""
         result = self._classically(scan, scan.findings[0][-1].sentence)
-        if self.netad is None:
-            return replace(result, bundle=self.name)
-        nothing = torch.zeros_like(result.image.real)
-        return replace(result, bundle=self.name, anomaly_map=nothing, boxes=((),), score=(0.0,))
+        if self.netad is not None:
+            result = replace(result, anomaly_map=torch.zeros_like(result.image.real), boxes=((),), score=(0.0,))
+        return replace(result, bundle=self.name)
 
     @torch.no_grad()
     def classical(

@@ -3,4 +3,20 @@
 from pass_recon.quality.inspection import Inspection, inspect
 from pass_recon.quality.training import TrainedFor
 
-__all__ = ["Inspection", "TrainedFor", "inspect"]
+# Of a `pass_recon.types.QualityFinding`. The last two come from the guard, all others from the data.
+WORDS = (
+    "empty",
+    "dead_coil",
+    "wild_coil",
+    "noise_coil",
+    "spike",
+    "zero_lines",
+    "inconsistent_lines",
+    "multiband",
+    "unusual_matrix",
+    "unusual_lines",
+    "network_worse_than_classical",
+    "finding_not_in_data",
+)
+
+__all__ = ["WORDS", "Inspection", "TrainedFor", "inspect"]

@@ -100,7 +100,7 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
     if multiband > 1:
         findings.append(QualityFinding("multiband", f"{multiband} slices were excited together"))
     else:
-        findings += check_superposition(kspace[coils], calibration)
+        findings += check_superposition(_of(kspace, coils), calibration)
     return Inspection(tuple(findings), coils, lines, calibration, kspace)
 
 
@@ -131,7 +131,7 @@ def _spikes(
     sound = ~bad[indices]
     pe = kspace.shape[-1]
     used = coils.nonzero().flatten()
-    spikes, clean = find_spikes(samples[coils][..., sound], indices[sound], pe // 2)
+    spikes, clean = find_spikes(_of(samples, coils)[..., sound], indices[sound], pe // 2)
     if not bool(spikes.any()):
         return kspace, bad, []
     many = spikes.any(0).float().mean(0) > _SPIKES_IN_A_LINE
@@ -145,8 +145,13 @@ def _spikes(
     kspace[used[:, None], :, indices[sound][None]] = clean.movedim(-1, 1)
     single = spikes & ~many
     if bool(single.any()):
-        findings.append(_spikes_finding(single, clean, samples[coils][..., sound], indices[sound], used))
+        findings.append(_spikes_finding(single, clean, _of(samples, coils)[..., sound], indices[sound], used))
     return kspace, bad, findings
+
+
+def _of(kspace: Tensor, coils: Tensor) -> Tensor:
+    """The coils to use; no copy where these are all."""
+    return kspace if bool(coils.all()) else kspace[coils]
 
 
 def _spikes_finding(spikes: Tensor, clean: Tensor, samples: Tensor, lines: Tensor, coils: Tensor) -> QualityFinding:
@@ -167,8 +172,8 @@ def _inconsistent(
     bad = bad.clone()
     findings = []
     indices = (mask & ~bad).nonzero().flatten()
-    loud = indices[loud_lines(kspace[coils][..., indices])].tolist()
-    central = CentralLines(kspace[coils], mask)
+    loud = indices[loud_lines(_of(kspace, coils)[..., indices])].tolist()
+    central = CentralLines(_of(kspace, coils), mask)
     bad[loud] = True
     found, explained = central.bad(bad)
     wrong = loud + found

@@ -105,6 +105,15 @@ def _predictions(samples: Tensor, weights: Tensor, places: Tensor) -> Tensor:
 def _outliers(samples: Tensor, spikes: Tensor, weights: Tensor, places: Tensor) -> Tensor:
     """``(places,)`` bool: residuals that tower over those around, the tallest of each neighbourhood only."""
     ro = samples.shape[1]
+    # Residuals are nowhere below the noise: most candidates need no look at what is around them.
+    edge = max(1, ro // 16)
+    noise = torch.cat((samples[:, :edge], samples[:, -edge:]), 1).abs().flatten(1).median(1).values
+    alone = (samples[tuple(places.T)] - _predictions(samples, weights, places)).abs()
+    worth = alone > _OUTLIER / 2 * noise[places[:, 0]]
+    outliers = torch.zeros_like(worth)
+    places = places[worth]
+    if not len(places):
+        return outliers
     steps = torch.arange(-_WINDOW, _WINDOW + 1, device=samples.device)
     around = places[:, None].repeat(1, len(steps), 1)
     around[..., 1] = (around[..., 1] + steps) % ro
@@ -114,4 +123,6 @@ def _outliers(samples: Tensor, spikes: Tensor, weights: Tensor, places: Tensor) 
     residual = residual.masked_fill(spikes[tuple(flat.T)].unflatten(0, residual.shape), 0.0)
     own = residual[:, _WINDOW]
     tallest = own >= residual[:, _WINDOW - 2 : _WINDOW + 3].amax(1)
-    return tallest & (own > _OUTLIER * residual.median(1).values.clamp(min=1e-7 * float(values.abs().max())))
+    floor = 1e-7 * float(values.abs().max())
+    outliers[worth] = tallest & (own > _OUTLIER * residual.median(1).values.clamp(min=floor))
+    return outliers

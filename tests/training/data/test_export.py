@@ -210,19 +210,8 @@ def test_a_test_volume_with_a_mask_becomes_a_prospective_scan(small, tmp_path):
     assert (parallel.calibrationMode.value, parallel.accelerationFactor.kspace_encoding_step_1) == ("embedded", 3)
     assert len(flagged) == 2 * 13
     assert not [item for item in items if isinstance(item, Failure)]
-    images = [array_of(item) for item in items if item.image_series_index == RECONSTRUCTION_SERIES]
-    whole = reconstructed_prospectively(small, tmp_path)
-    for image, wanted in zip(images, whole, strict=True):
-        scaled = image * (image * wanted).sum() / (image**2).sum()
-        assert np.linalg.norm(scaled - wanted) < 0.1 * np.linalg.norm(wanted)
-
-
-def reconstructed_prospectively(source, tmp_path):
-    assert main(["fastmri2mrd", str(source), "-o", str(tmp_path / "whole.h5")]) == 0
-    with ScanFile(tmp_path / "whole.h5") as scan:
-        properties = Properties(bundle="classical", mode="prospective", anomaly=False)
-        items = list(run_chain(scan.acquisitions(), scan.header_xml, properties))
-    return [array_of(item).astype(float) for item in items if item.image_series_index == RECONSTRUCTION_SERIES]
+    images = [item for item in items if item.image_series_index == RECONSTRUCTION_SERIES]
+    assert [image.meta["PASS_lines_used"] for image in images] == [f"{mask[4:92].sum()} of 96"] * 2
 
 
 def test_averages_are_averaged_over_those_that_hold_a_line(small, tmp_path):
