@@ -12,7 +12,7 @@ from ismrmrd import Image
 
 from gadgets import mrd
 from gadgets.mrd.outputs import OUTPUTS, Findings
-from gadgets.protocol.connection import run_gadget
+from gadgets.protocol.connection import Failure, run_gadget
 from pass_recon.report.overlay import MagnitudeScale
 
 
@@ -36,7 +36,9 @@ def overlay(images: Iterable[Any]) -> Iterator[Any]:
     """
     scale, shown = MagnitudeScale(), None
     numbers: Counter[int] = Counter()
+    explained = False
     for image in images:
+        explained |= isinstance(image, Failure) or (isinstance(image, Image) and not mrd.is_plan(image))
         series = image.image_series_index if isinstance(image, Image) else None
         if series == mrd.RECONSTRUCTION_SERIES:
             shown, window = _magnitude(image, scale)
@@ -50,28 +52,25 @@ def overlay(images: Iterable[Any]) -> Iterator[Any]:
                 numbers[output.image_series_index] += 1
                 output.image_index = numbers[output.image_series_index]
             yield output
+    if not explained:
+        yield Failure("no image came from the reconstruction: a stage before has failed", "processing")
 
 
 def _magnitude(image: Image, scale: MagnitudeScale) -> tuple[Image, int]:
     levels, factor, window = scale.levels(np.abs(mrd.array_of(image)))
     # PASS_scale: levels per unit of the reconstruction, the same for all slices of a scan unless one would not fit.
-    meta = {"PASS_scale": f"{factor:.9g}", **_described("PASS magnitude", window)}
+    meta = mrd.described("PASS magnitude", window, PASS_scale=f"{factor:.9g}")
     return mrd.image_like(image, [levels], series=mrd.RECONSTRUCTION_SERIES, meta=meta), window
 
 
 def _with_map(anomaly_map: Image, shown: Image, window: int) -> list[Image]:
     found = Findings(mrd.array_of(shown), window, mrd.array_of(anomaly_map), mrd.boxes_of(anomaly_map))
-    aside = " (no detector)" if "PASS_anomaly" in anomaly_map.meta else ""
     return [
         mrd.image_like(
             anomaly_map,
             output.draw(found),
             series=output.series,
-            meta={**output.meta, **_described(f"{output.title}{aside}", output.window)},
+            meta=mrd.described(output.title, output.window, **output.meta),
         )
         for output in OUTPUTS
     ]
-
-
-def _described(series: str, window: int) -> dict[str, str]:
-    return {"SeriesDescription": series, "WindowCenter": str(window // 2), "WindowWidth": str(window)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
@@ -29,6 +30,9 @@ class Planner:
 
     def __init__(self, pipeline: Pipeline, scan: ScanContext) -> None:
         self._pipeline, self._properties = pipeline, scan.properties
+        # Only a scanner waits. All else waits for the plan, so that the same data always give the same image.
+        waited_for = scan.properties.mode == "closed_loop" and math.isfinite(scan.properties.plan_deadline_ms)
+        self._deadline_s = scan.properties.plan_deadline_ms / 1000 if waited_for else None
         self._requests: SimpleQueue[tuple[Future[SamplingPlan], SliceData] | None] = SimpleQueue()
 
     def __enter__(self) -> Planner:
@@ -42,16 +46,17 @@ class Planner:
 
     def plan(self, acs: SliceData) -> tuple[SamplingPlan | None, Failure | None]:
         """The personal plan; the population's where that fails or is late; none where falling back is switched off."""
-        deadline_ms, future = self._properties.plan_deadline_ms, Future[SamplingPlan]()
+        future = Future[SamplingPlan]()
         self._requests.put((future, acs))
         try:
-            return future.result(deadline_ms / 1000), None
+            return future.result(self._deadline_s), None
         except Late:
             future.cancel()
-            reason = f"no personal plan within the deadline of {deadline_ms:g} ms"
+            reason = f"no personal plan within the deadline of {self._properties.plan_deadline_ms:g} ms"
+            failure = Failure(f"{acs.key}: {reason}", "warning")
         except Exception as error:  # noqa: BLE001, whatever a network does, the scanner gets a plan
             reason = _sentence("planning failed", error)
-        failure = Failure(f"{acs.key}: {reason}", "processing")
+            failure = Failure(f"{acs.key}: {reason}", "processing")
         if not self._properties.fallback:
             return None, failure
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from copy import copy
 from typing import TYPE_CHECKING
 
 from gadgets.mrd import ScanContext
-from gadgets.properties import Properties
+from gadgets.properties import Guard, Properties
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -28,7 +29,19 @@ def pipeline_for(scan: ScanContext) -> Pipeline:
     InputError
         If there is no such device, or the bundle is for another acceleration.
     """
+    _log.info("bundle %s", bundle_reason(scan))
     return _load(scan.properties, scan.examination)
+
+
+def guarded(pipeline: Pipeline, guard: Guard) -> tuple[Pipeline, Pipeline]:
+    """The pipeline for the first slice of a scan and that for all others, by the property ``guard``.
+
+    They share the networks with the one that is given, which other scans may be using.
+    """
+    first, others = copy(pipeline), copy(pipeline)
+    first.guard = "warn" if guard == "first" else guard
+    others.guard = "off" if guard == "first" else guard
+    return first, others
 
 
 def warm_up(properties: Properties) -> None:
@@ -61,12 +74,18 @@ def chosen_bundle(properties: Properties, examination: str) -> str | None:
     if properties.bundle != "auto":
         return properties.bundle
     name = f"{examination}-{properties.acceleration:g}x"
-    if name in shipped_bundles():
-        return name
-    _log.info(
-        "no shipped bundle for %s at %g×: the classical pair", examination or "this header", properties.acceleration
-    )
-    return None
+    return name if name in shipped_bundles() else None
+
+
+def bundle_reason(scan: ScanContext) -> str:
+    """Why a scan gets the bundle that it gets, in words for whoever looks at the images."""
+    properties = scan.properties
+    if properties.bundle != "auto":
+        return "asked for"
+    if (name := chosen_bundle(properties, scan.examination)) is not None:
+        return f"{name}: {scan.examination_reason}"
+    wanted = f"{scan.examination or 'this scan'} at {properties.acceleration:g}x"
+    return f"classical: no bundle for {wanted}: {scan.examination_reason}"
 
 
 def _load(properties: Properties, examination: str) -> Pipeline:

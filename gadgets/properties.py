@@ -17,6 +17,8 @@ from xml.etree.ElementTree import Element
 from pass_recon.types import InputError
 
 Mode = Literal["closed_loop", "retrospective", "prospective"]
+Guard = Literal["off", "first", "warn", "replace"]
+PlanImages = Literal["on", "off", "auto"]
 
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
@@ -30,7 +32,14 @@ class Values:
 
 
 def _one_of(*names: str) -> Values:
-    return Values(f"one of {', '.join(names)}", {name: name for name in names}.__getitem__)
+    known = {name: name for name in names}
+    return Values(f"one of {', '.join(names)}", lambda text: known[text.lower()])
+
+
+def _switch_or(*names: str) -> Values:
+    """On, off or one of some names; read as a word."""
+    known = {text: "on" if value else "off" for text, value in _SWITCH.items()} | {name: name for name in names}
+    return Values(f"on, off or {' or '.join(names)}", lambda text: known[text.lower()])
 
 
 def _number(*, at_least: float) -> Values:
@@ -94,13 +103,31 @@ class Properties:
     plan_deadline_ms: float = field(
         default=2000.0,
         metadata=_described(
-            _number(at_least=0), "time after which the population plan is sent in place of a late personal one"
+            _number(at_least=0),
+            "closed loop only: time after which the population plan is sent in place of a late personal one",
         ),
     )
     fallback: bool = field(
         default=True,
         metadata=_described(
             _ON_OR_OFF, "answer a failure with the population plan and the CG-SENSE image, not only with an error"
+        ),
+    )
+    plan_images: PlanImages = field(
+        default="auto",
+        metadata=_described(
+            _switch_or("auto"),
+            "send each plan as an image of series 1000; auto: not to the host of a FIRE scanner, which would make a "
+            "series of them (it sends parameters in JSON, or names no configuration as NAME.xml)",
+        ),
+    )
+    guard: Guard = field(
+        default="first",
+        metadata=_described(
+            _one_of(*get_args(Guard)),
+            "hold the network's image against lines that it was not made from, and against CG-SENSE, which about "
+            "doubles the time; first: that of a scan's first slice; warn: each; replace: each, and send "
+            "CG-SENSE's where the network's does not stand",
         ),
     )
 

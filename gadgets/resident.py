@@ -91,7 +91,7 @@ def _session(connected: socket.socket, peer: object) -> None:
     with connected:
         try:
             connection = GadgetConnection.accept(connected)
-            converse(connection, lambda scan: _all_stages(scan, connection))
+            converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
         except (OSError, PassError) as error:  # PeerLost is an OSError
             _log.error("scan from %s ended: %s", peer, error)
 

@@ -116,7 +116,7 @@ CONTRASTS: dict[str, Contrast] = {
         # Suppressed fat: another contrast, for which nothing was trained.
         ("fs", "fatsat", "fat sat", "fat saturated", "fat saturation", "fat suppressed", "fat suppression", "fatsup",
          "fatsuppressed", "spair", "stir", "spir", "dixon", "chemsat", "water", "we", "pdfs", "corpdfs", "pdwfs",
-         "ideal"),
+         "ideal", "fat", "f s", "fatsupp", "supp", "suppressed", "suppression", "chess", "special", "proset"),
         2500.0,
         30.0,
     ),
@@ -222,6 +222,9 @@ _ELSEWHERE = frozenset((
     "myocardium", "neck", "orbit", "orbits", "pancreas", "pelvis", "prostate", "radial", "radius", "sacrum",
     "shoulder", "spinal", "spine", "sternum", "thigh", "thoracic", "thorax", "throat", "tibial", "tmj", "toe",
     "uterus", "wrist",
+    "bladder", "bowel", "calf", "carotid", "dental", "ear", "eye", "eyes", "face", "facial", "fetal", "fetus", "fibula",
+    "forearm", "iac", "jaw", "ovary", "parotid", "pituitary", "rectum", "rib", "ribs", "sinus", "sinuses", "spleen",
+    "talus", "teeth", "testis", "thyroid", "tibia", "tongue", "ulna", "vertebra", "vertebral",
 ))  # fmt: skip
 _NO_PATIENT = frozenset(("phantom", "qa", "qc", "mouse", "rat", "spectroscopy"))
 _UNTOLD = ("", "unknown", "undefined", "unspecified", "none", "na", "n a", "wholebody", "whole body")
@@ -293,7 +296,7 @@ def _among(texts: Sequence[Sequence[str]], words: frozenset[str]) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
+    return re.findall(r"[^\W_]+", text.lower())  # of any alphabet: T1ρ is no T1
 
 
 def _found(texts: Sequence[Sequence[str]], phrases: Sequence[str]) -> str:

@@ -41,6 +41,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="wait so long for a plan, then take lines of variable density; default: 5, but 60 for the first plan",
     )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="give the server up after so long without a sign of it; default: %(default)g",
+    )
     parser.add_argument("--tr", type=float, default=0.0, metavar="MS", help="milliseconds between lines; default: none")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
@@ -80,6 +87,7 @@ def scan_settings(args: argparse.Namespace) -> ScanSettings:
         acceleration=properties_of(args).acceleration,
         plan_timeout=args.plan_timeout,
         repetition_time=args.tr / 1000,
+        timeout=args.timeout,
     )
 
 

@@ -28,6 +28,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--configs", type=Path, action="append", default=[], metavar="DIR", help="folder of configurations; repeatable"
     )
     parser.add_argument(
+        "--default-config",
+        default="pass_recon_plain.xml",
+        metavar="NAME",
+        help="configuration for FIRE clients that name an unknown one, such as openrecon; default: %(default)s",
+    )
+    parser.add_argument(
         "--allow-client-configs", action="store_true", help="let clients send configurations, which name code to run"
     )
     parser.add_argument(
@@ -39,11 +45,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
+    from gadgets.server.configuration import find
     from gadgets.server.server import serve
     from gadgets.server.settings import ServerSettings
     from pass_recon_cli.configurations import packaged_configurations
 
     log_to_stderr(quiet=args.quiet)
+    folders = [*args.configs, packaged_configurations()]
+    find(args.default_config, folders)  # complain before a scanner needs it
 
     def ready(port: int) -> None:
         # Whitening needs torch; imported now, its two seconds are not in the way of the first plan of the first scan.
@@ -51,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
         announce("serve", args.host, port)
 
     def serve_until(stop: threading.Event) -> None:
-        folders = [*args.configs, packaged_configurations()]
-        settings = ServerSettings(stock_client=args.stock_client)
+        settings = ServerSettings(stock_client=args.stock_client, default_config=args.default_config)
         serve(args.host, args.port, folders, args.allow_client_configs, ready=ready, stop=stop, settings=settings)
 
     return run_until_signal(serve_until)

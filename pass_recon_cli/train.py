@@ -11,9 +11,11 @@ from pass_recon_cli.train_stage import add_parsers
 # One file a command, as in main.py: `add_parser(subparsers)` and `run(args) -> int`. In the order of the help page.
 COMMANDS = (
     "pass_recon_cli.train_prepare",
+    "pass_recon_cli.train_heads",
     "pass_recon_cli.train_preview",
     "pass_recon_cli.train_export_mrd",
     "pass_recon_cli.train_detection",
+    "pass_recon_cli.train_lesions",
     "pass_recon_cli.train_transfer",
     "pass_recon_cli.train_bundles",
 )

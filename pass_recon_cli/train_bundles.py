@@ -26,7 +26,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="what `train all` wrote")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--runs", type=Path, metavar="DIR", help="what `train all` wrote")
+    origin.add_argument(
+        "--detectors", type=Path, metavar="DIR", help="a run of `train netad`: bundles in -o get its detectors, no more"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a folder for the bundles")
     parser.add_argument("--results", type=Path, nargs="+", default=[], metavar="JSON", help="metrics for the cards")
     parser.add_argument("--recipe", type=Path, metavar="YAML", help="what the runs were made by, for the cards")
@@ -36,8 +40,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Make them; the names go to standard output."""
     from training.bundles import make_bundles
+    from training.detector_bundles import replace_detectors
 
-    for folder in make_bundles(args.runs, args.output, results=args.results, recipe=args.recipe):
+    if args.detectors:
+        folders = replace_detectors(args.detectors, args.output)
+    else:
+        folders = make_bundles(args.runs, args.output, results=args.results, recipe=args.recipe)
+    for folder in folders:
         size = sum(path.stat().st_size for path in folder.iterdir())
         sys.stdout.write(f"{folder}  {size / 1e6:.2f} MB\n")
     return 0

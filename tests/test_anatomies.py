@@ -42,7 +42,12 @@ from pass_recon.anatomies import recognise
             ("KNEE", [f"pd_tse {word} cor"], "")
             for word in ("fs", "FatSat", "fat sat", "SPAIR", "STIR", "spir", "Dixon", "fat suppressed", "fat-saturated")
         ),
+        *(("KNEE", [f"pd_tse {word} cor"], "") for word in ("CHESS", "fatsupp", "f/s", "q-fat", "ProSet", "SPECIAL")),
         ("KNEE", ["pd_tse_cor", "PD cor fs"], ""),
+        ("", ["T1ρ brain"], ""),
+        ("", ["fetal brain t1"], ""),
+        ("", ["head t1 parotid"], ""),
+        ("", ["t1_tse metatarsal head"], ""),
         ("", ["CORPDFS_FBK"], ""),
         ("KNEE", ["PDFS_cor"], ""),
         ("", ["t1_se_tra"], ""),

@@ -73,7 +73,7 @@ def test_personal_plans_differ_between_patients_and_from_the_population(bundle, 
     assert plans[0].anomaly_map.shape == SHAPE
 
 
-def test_without_an_as_network_the_plan_is_everybodys_and_the_detector_still_looks(patient):
+def test_without_an_as_network_the_plan_is_everybodys_and_no_detector_is_waited_for(patient):
     bundle = tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
     bundle.sampler.personal = None
     pipeline = Pipeline(bundle)
@@ -82,7 +82,8 @@ def test_without_an_as_network_the_plan_is_everybodys_and_the_detector_still_loo
     assert plan.source == "population"
     assert plan.fallback is None
     assert torch.equal(plan.lines, pipeline.population_plan(90).lines)
-    assert plan.score is not None
+    assert plan.score is None
+    assert "detection" not in plan.seconds
     assert Pipeline(bundle, anomaly=False).plan(acs, lines, SHAPE).score is None
 
 

@@ -125,7 +125,7 @@ def make_bundles(runs: Path, output: Path, *, results: Sequence[Path] = (), reci
             )
             shared = ("reconstructor", "backbone", "netad")
             folders.append(save_bundle(bundle, output / name, half=True, shared=shared, overwrite=True))
-    _forget_unused(output, folders)
+    forget_unused(output, folders)
     return folders
 
 
@@ -250,7 +250,7 @@ def _steps(folder: Path) -> int:
     return int(read_tensors(folder / WEIGHTS)[1].get("step", 0)) if (folder / WEIGHTS).is_file() else 0
 
 
-def _forget_unused(output: Path, folders: Sequence[Path]) -> None:
+def forget_unused(output: Path, folders: Sequence[Path]) -> None:
     """Remove shared files that no bundle of the folder names any more."""
     cards = [json.loads((folder / "card.json").read_text(encoding="utf-8")) for folder in output.glob("*/")
              if (folder / "card.json").is_file()]  # fmt: skip

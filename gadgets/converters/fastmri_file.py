@@ -16,10 +16,14 @@ import numpy as np
 from ismrmrd import xsd
 from numpy.typing import NDArray
 
+from gadgets.mrd.header_xml import read_header
 from gadgets.mrd.scan_file import without_version
 from pass_recon.anatomies import anatomy_named
 from pass_recon.common.files import written_aside
 from pass_recon.types import InputError
+
+# Lines around the centre that are marked as calibration too.
+_MOST_CALIBRATION = 32
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,21 @@ class FastMriKspace:
         ``brain`` or ``knee``.
     slices
         ``(coils, ro, pe)`` complex64, one after the other.
+    mask
+        ``(pe,)`` bool, the columns that were sampled; None for all that the header tells of.
     """
 
     header_xml: bytes
     shape: tuple[int, int, int, int]
     anatomy: str
     slices: Iterable[NDArray[np.complex64]]
+    mask: NDArray[np.bool_] | None = None
+
+    def lines(self, limit: xsd.limitType) -> list[int]:
+        """Columns that were measured, of those within the limits of the header."""
+        offset = self.shape[3] // 2 - limit.center
+        columns = range(limit.minimum + offset, limit.maximum + offset + 1)
+        return [column for column in columns if self.mask is None or self.mask[column]]
 
 
 def write_fastmri(path: str | Path, scan: FastMriKspace) -> int:
@@ -88,8 +101,8 @@ def fastmri_header(scan: FastMriKspace) -> xsd.ismrmrdHeader:
     """
     slices, coils, readout, phase = scan.shape
     try:
-        header = xsd.CreateFromDocument(without_version(scan.header_xml))
-    except (ValueError, TypeError) as error:
+        header = read_header(without_version(scan.header_xml))
+    except InputError as error:
         raise InputError(f"the ismrmrd_header cannot be read: {error}") from error
     if len(header.encoding) != 1:
         raise InputError(f"the ismrmrd_header describes {len(header.encoding)} encodings instead of 1")
@@ -104,13 +117,23 @@ def fastmri_header(scan: FastMriKspace) -> xsd.ismrmrdHeader:
         **dict.fromkeys(others, none),
     )
     encoding.trajectory = xsd.trajectoryType.CARTESIAN
-    # Fully sampled, with its calibration among its lines.
-    encoding.parallelImaging = None
+    lines = scan.lines(encoding.encodingLimits.kspace_encoding_step_1)
+    if not lines:
+        raise InputError("the mask leaves no column that the header tells of")
+    encoding.parallelImaging = embedded_calibration(_acceleration(lines, phase))
     if header.acquisitionSystemInformation is None:
         header.acquisitionSystemInformation = xsd.acquisitionSystemInformationType()
     header.acquisitionSystemInformation.receiverChannels = coils
     header.acquisitionSystemInformation.coilLabel = []
     return header
+
+
+def embedded_calibration(acceleration: int) -> xsd.parallelImagingType:
+    """Calibration lines are among the image's: without being told so, Gadgetron's own chains make nothing of a scan."""
+    return xsd.parallelImagingType(
+        accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=acceleration, kspace_encoding_step_2=1),
+        calibrationMode=xsd.calibrationModeType.EMBEDDED,
+    )
 
 
 def _line_limit(limit: xsd.limitType | None, phase: int) -> xsd.limitType:
@@ -130,25 +153,45 @@ def _slice_acquisitions(
     normal = np.cross(read, along)
     thickness = header.encoding[0].reconSpace.fieldOfView_mm.z
     position = normal * (index - (slices - 1) / 2) * thickness
-    counter = index * (limit.maximum - limit.minimum + 1)
-    for step in range(limit.minimum, limit.maximum + 1):
-        counter += 1
-        line = np.ascontiguousarray(kspace[:, :, step - limit.center + phase // 2])
+    # Zeros are what fastMRI puts where nothing was measured; of a slice that holds nothing else they are the data.
+    lines = [column for column in scan.lines(limit) if kspace[:, :, column].any()] or scan.lines(limit)
+    acs = _calibration_lines(lines, phase)
+    for number, column in enumerate(lines):
+        line = np.ascontiguousarray(kspace[:, :, column])
         acquisition = ismrmrd.Acquisition.from_array(
-            line, scan_counter=counter, center_sample=line.shape[1] // 2, position=tuple(position),
-            read_dir=tuple(read), phase_dir=tuple(along), slice_dir=tuple(normal),
+            line, scan_counter=index * phase + number + 1, center_sample=line.shape[1] // 2,
+            position=tuple(position), read_dir=tuple(read), phase_dir=tuple(along), slice_dir=tuple(normal),
         )  # fmt: skip
-        acquisition.idx.slice, acquisition.idx.kspace_encode_step_1 = index, step
+        acquisition.idx.slice, acquisition.idx.kspace_encode_step_1 = index, column - phase // 2 + limit.center
         for coil in range(line.shape[0]):
             acquisition.setChannelActive(coil)
-        _set_flags(acquisition, step, limit, last_slice=index == slices - 1)
+        if column in acs:
+            acquisition.setFlag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+        _set_flags(acquisition, first=number == 0, last=number == len(lines) - 1, last_slice=index == slices - 1)
         yield acquisition
 
 
-def _set_flags(acquisition: Any, step: int, limit: xsd.limitType, *, last_slice: bool) -> None:
-    if step == limit.minimum:
+def _acceleration(lines: list[int], phase: int) -> int:
+    """How many columns there are from one that was measured to the next, outside the calibration lines."""
+    acs = _calibration_lines(lines, phase)
+    outside = np.array([line for line in lines if line not in acs])
+    return max(round(float(np.median(np.diff(outside)))), 1) if len(outside) > 1 else 1
+
+
+def _calibration_lines(lines: list[int], phase: int) -> range:
+    """The unbroken columns around the centre of k-space, of a full volume no more than coil maps need."""
+    first = last = phase // 2
+    while first - 1 in lines and phase // 2 - first < _MOST_CALIBRATION // 2:
+        first -= 1
+    while last in lines and last - phase // 2 < _MOST_CALIBRATION // 2:
+        last += 1
+    return range(first, last)
+
+
+def _set_flags(acquisition: Any, *, first: bool, last: bool, last_slice: bool) -> None:
+    if first:
         acquisition.setFlag(ismrmrd.ACQ_FIRST_IN_SLICE)
-    if step == limit.maximum:
+    if last:
         acquisition.setFlag(ismrmrd.ACQ_LAST_IN_SLICE)
         if last_slice:
             acquisition.setFlag(ismrmrd.ACQ_LAST_IN_REPETITION)

@@ -19,6 +19,7 @@ import torch
 from ismrmrd import xsd
 from torch import Tensor
 
+from gadgets.converters.fastmri_file import embedded_calibration
 from pass_recon.anatomies import CONTRASTS, anatomy_named
 from pass_recon.common.files import written_aside
 from pass_recon.common.hdf5 import open_hdf5
@@ -172,6 +173,7 @@ def patient_header(patient: Patient) -> xsd.ismrmrdHeader:
                 reconSpace=space(readout, width),
                 encodingLimits=limits,
                 trajectory=xsd.trajectoryType.CARTESIAN,
+                parallelImaging=embedded_calibration(1),
             )
         ],
         # Of other contrasts, which only prepared cases have, the times are unknown.

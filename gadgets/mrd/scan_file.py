@@ -13,6 +13,7 @@ import ismrmrd
 from ismrmrd import xsd
 from ismrmrd.file import Acquisitions, Waveforms
 
+from gadgets.mrd.header_xml import plain_xml, read_header
 from pass_recon.common.hdf5 import open_hdf5
 from pass_recon.types import InputError
 
@@ -33,7 +34,8 @@ class ScanFile:
     Attributes
     ----------
     header_xml
-        The MRD header as it is to be sent: without ``<version>``, which a server of another version may refuse.
+        The MRD header as it is to be sent: without ``<version>``, which a server of another version may refuse. What
+        else we do not know stays in it: the server may.
     header
         The same, parsed.
     heads
@@ -53,7 +55,7 @@ class ScanFile:
             self._acquisitions = Acquisitions(scan["data"])
             self._waveforms = Waveforms(scan["waveforms"]) if "waveforms" in scan else ()
             text = self._read(lambda: scan["xml"][0], "MRD header")
-            self.header_xml = without_version(text if isinstance(text, bytes) else str(text).encode())
+            self.header_xml = without_version(plain_xml(text if isinstance(text, bytes) else str(text)))
             self.header = self._parse(self.header_xml)
             self.heads = self._read(lambda: scan["data"]["head"], "acquisition headers")
         except BaseException:
@@ -123,8 +125,8 @@ class ScanFile:
 
     def _parse(self, xml: bytes) -> xsd.ismrmrdHeader:
         try:
-            header = xsd.CreateFromDocument(xml)
-        except Exception as error:
+            header = read_header(xml)
+        except InputError as error:
             raise InputError(f"the MRD header of {self.path} cannot be read: {error}") from error
         if not header.encoding:
             raise InputError(f"the MRD header of {self.path} describes no encoding")

@@ -4,10 +4,11 @@
 of it. ``bytes`` and ``recon_data``: reading what peers send.
 """
 
-from gadgets.protocol.bytes import PeerLost, ProtocolError
+from gadgets.protocol.bytes import PeerLost, PeerStalled, ProtocolError
 from gadgets.protocol.channel import Channel
 from gadgets.protocol.messages import (
     DATA_MESSAGES,
+    WARNING,
     Message,
     MessageId,
     close,
@@ -16,6 +17,7 @@ from gadgets.protocol.messages import (
     encode,
     error,
     header,
+    image_without_meta,
     is_error_text,
     is_warning_text,
     message_of,
@@ -27,10 +29,12 @@ from gadgets.protocol.messages import (
 
 __all__ = [
     "DATA_MESSAGES",
+    "WARNING",
     "Channel",
     "Message",
     "MessageId",
     "PeerLost",
+    "PeerStalled",
     "ProtocolError",
     "close",
     "config_file",
@@ -38,6 +42,7 @@ __all__ = [
     "encode",
     "error",
     "header",
+    "image_without_meta",
     "is_error_text",
     "is_warning_text",
     "message_of",

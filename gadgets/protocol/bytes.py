@@ -18,6 +18,10 @@ class PeerLost(ConnectionError):
     """The other end went away without CLOSE, or in the middle of a message."""
 
 
+class PeerStalled(PeerLost):
+    """The other end is there, but has sent or taken nothing for as long as we were ready to wait."""
+
+
 class ProtocolError(InputError):
     """What arrived is no message of this protocol, or one of absurd size. Nothing after it can be understood."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
+import struct
 import threading
 
-from gadgets.protocol.bytes import U16, PeerLost
+from gadgets.protocol.bytes import U16, PeerLost, PeerStalled
 from gadgets.protocol.messages import Message, read_body
 
 _READ_AHEAD = 1 << 16
+_TIMEVAL = struct.Struct("@ll")
 _STEP = 1 << 20  # memory is taken as bytes arrive, never because a length field asks for it
 
 
@@ -33,6 +36,12 @@ class Channel:
         """Connect to a listening peer within `timeout` seconds; raises OSError."""
         return cls(socket.create_connection((address, port), timeout))
 
+    def give_up_after(self, *, reading: float = 0.0, sending: float = 0.0) -> None:
+        """Raise `PeerStalled` once a peer has sent nothing, or taken nothing, for so many seconds; 0 waits for ever."""
+        for option, seconds in ((socket.SO_RCVTIMEO, reading), (socket.SO_SNDTIMEO, sending)):
+            whole, fraction = divmod(seconds, 1.0)
+            self.socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(whole), int(1e6 * fraction)))
+
     @property
     def reset(self) -> bool:
         """Whether the peer is known to be gone for good, not merely done with sending."""
@@ -41,11 +50,31 @@ class Channel:
         except OSError:  # closed at this end
             return True
 
+    def readable(self, seconds: float) -> bool:
+        """Whether there is something to read, or the end, waiting for it so long."""
+        if self._ahead:
+            return True
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
+
+    def take(self) -> int:
+        """Take what there is without understanding it; returns how many bytes, 0 at the end; raises PeerLost."""
+        taken, self._ahead = len(self._ahead), bytearray()
+        if taken:
+            return taken
+        try:
+            return len(self.socket.recv(_STEP))
+        except OSError as error:
+            raise PeerLost(f"the connection is broken: {error}") from error
+
     def _receive(self, count: int) -> bytes:
         try:
             if hasattr(socket, "TCP_QUICKACK"):  # Linux; the kernel forgets it after a while, hence around every read
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             received = self.socket.recv(count)
+        except BlockingIOError:  # how the kernel tells that its time is up, see `give_up_after`
+            raise PeerStalled("the peer has stopped sending") from None
         except OSError as error:
             raise PeerLost(f"the connection is broken: {error}") from error
         if not received:
@@ -79,6 +108,8 @@ class Channel:
         try:
             with self._sending:
                 self.socket.sendall(frame)
+        except BlockingIOError:
+            raise PeerStalled("the peer has stopped taking messages") from None
         except OSError as error:
             raise PeerLost(f"the peer no longer takes messages: {error}") from error
 

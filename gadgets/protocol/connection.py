@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal, NoReturn
 from xml.etree import ElementTree
@@ -34,6 +34,7 @@ from gadgets import protocol
 from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 from gadgets.protocol import MessageId, name_of
+from gadgets.protocol.parameters import known_and_unknown, parameters_in
 from pass_recon.types import PassError
 
 _log = logging.getLogger(__name__)
@@ -54,11 +55,16 @@ class Failure:
     message
         What happened, with the slice and the value.
     severity
-        ``"input"``: the data are at fault. ``"processing"``: a model, the device or a deadline.
+        ``"input"``: the data are at fault. ``"processing"``: a model or the device. ``"warning"``: nothing is lost,
+        though it is not what was asked for; the Error message says that it is none.
     """
 
     message: str
-    severity: Literal["input", "processing"]
+    severity: Literal["input", "processing", "warning"]
+
+
+def _said(failure: Failure) -> str:
+    return f"{protocol.WARNING}{failure.message}" if failure.severity == "warning" else failure.message
 
 
 # A stage: what comes in, the scan → what goes out. `prepare(scan)` may take long, and makes the stage.
@@ -76,6 +82,14 @@ class GadgetConnection:
         The node's ``<configuration>`` (None without one) and the ISMRMRD header.
     on_lost
         Called on the reading thread when the peer goes away without CLOSE.
+    patient
+        Keep an error that ends the scan until all input has come: behind ``<connect>`` a server that receives an Error
+        hangs up on its client while that still sends, and the client never reads the sentence.
+
+    Attributes
+    ----------
+    texts
+        What came as Text.
     """
 
     def __init__(
@@ -84,8 +98,13 @@ class GadgetConnection:
         config: ElementTree.Element | None,
         header: bytes,
         on_lost: Callable[[], None] = lambda: None,
+        *,
+        patient: bool = False,
     ) -> None:
-        self.config, self.header = config, header
+        # A server hands on what its client sent, and some clients count a NUL into the length.
+        self.config, self.header = config, header.partition(b"\0")[0]
+        self.texts: list[str] = []
+        self._patient = patient
         self.forward: Callable[[Any], bool] | None = None
         self._channel, self._on_lost = channel, on_lost
         self._queue: queue.SimpleQueue[protocol.Message | Exception | None] = queue.SimpleQueue()
@@ -115,7 +134,7 @@ class GadgetConnection:
             config = ElementTree.fromstring(parts[0])
         except ElementTree.ParseError:  # inside <distributed> a server sends an empty configuration
             config = None
-        return cls(channel, config, parts[1])
+        return cls(channel, config, parts[1], patient=True)
 
     def items(self) -> Iterator[Any]:
         """What the server sends, until it sends CLOSE.
@@ -152,7 +171,7 @@ class GadgetConnection:
 
     def finish(self) -> None:
         """Tell the failures, say CLOSE and hang up; never raises, because nothing more can be done about it."""
-        messages = list(dict.fromkeys(failure.message for failure in self._failures))
+        messages = list(dict.fromkeys(_said(failure) for failure in self._failures))
         if len(messages) > _MAXIMUM_REPORTS:
             messages[_MAXIMUM_REPORTS:] = [f"and {len(messages) - _MAXIMUM_REPORTS} more failures, see the log"]
         try:
@@ -170,15 +189,21 @@ class GadgetConnection:
     def fail(self, sentence: str) -> None:
         """Report a fault that ends the scan, then read on until CLOSE: the server must not be stuck writing to us."""
         _log.error("%s", sentence)
+        if not self._patient:
+            self._report(sentence)
+        while self._queue.get() is not None:
+            pass
+        if self._patient:
+            self._report(sentence)
+        if self._unreadable:
+            self._linger()
+        self.finish()
+
+    def _report(self, sentence: str) -> None:
         try:
             self._channel.send(protocol.error(sentence))
         except protocol.PeerLost as error:
             _log.warning("could not report it: %s", error)
-        while self._queue.get() is not None:
-            pass
-        if self._unreadable:
-            self._linger()
-        self.finish()
 
     def _linger(self) -> None:
         """Take bytes that nobody understands for a while: hanging up on them would destroy what we have sent."""
@@ -195,6 +220,8 @@ class GadgetConnection:
                     self._deliver(message)
                 else:
                     _log.info("%s from the server: %s", name_of(message.id), message.item)
+                    if message.id == MessageId.TEXT:
+                        self.texts.append(message.item)
         except protocol.ProtocolError as error:
             self._unreadable = True
             self._queue.put(error)
@@ -257,8 +284,17 @@ def converse(
     prepare: Callable[[ScanContext], Stage],
     *,
     forward: Callable[[Any], bool] | None = None,
+    whole_chain: bool = False,
 ) -> bool:
     """Hold one conversation to its end; False if the scan failed and the client was told so.
+
+    Parameters
+    ----------
+    connection, prepare, forward
+        As for `run_gadget`.
+    whole_chain
+        Whether the stage is all there is of the chain, so that parameters sent as Text before the data count. One stage
+        of four gets them alone, and could only disagree with the others.
 
     Raises
     ------
@@ -271,11 +307,13 @@ def converse(
         connection.forward = forward if stage is not None else None
         items = connection.items()
         first = next(items, None)
+        if given := _parameters(connection, whole_chain=whole_chain):
+            stage, fault = _prepared(connection, prepare, replace(properties, **given))
         # Of the nodes of a chain only the one that is given something says what is wrong: once is enough.
         if fault is not None and first is not None:
             raise fault
-        if stage is not None and first is not None:
-            for item in stage(chain([first], items)):
+        if stage is not None:  # also where nothing came: then it is the stage that says so
+            for item in stage(items if first is None else chain([first], items)):
                 connection.send(item)
             for _ in items:  # a stage may end early, but to hang up before CLOSE would break the server's pipe
                 pass
@@ -311,6 +349,21 @@ def _prepared(
         return prepare(ScanContext(connection.header, properties)), None
     except PassError as error:
         return None, error
+
+
+def _parameters(connection: GadgetConnection, *, whole_chain: bool) -> dict[str, Any]:
+    """Properties that came as Text before the data, by name."""
+    parameters: dict[str, str] = {}
+    for text in connection.texts:
+        parameters |= parameters_in(text) or {}
+    if parameters and not whole_chain:
+        _log.warning("parameters of the scan are ignored: they reach this stage of the chain only: %s", parameters)
+        return {}
+    known, unknown = known_and_unknown(parameters)
+    if unknown:
+        _log.warning("unknown parameters of the scan are ignored: %s", ", ".join(unknown))
+    asked = Properties.from_text(known)
+    return {name: getattr(asked, name) for name in known}
 
 
 def _abandon_later() -> None:

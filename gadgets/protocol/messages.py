@@ -97,15 +97,23 @@ class Rule:
 
 
 def _string(identifier: MessageId, length: struct.Struct, *, decoded: bool = True, names: tuple[str, ...] = ()) -> Rule:
+    def decode(body: bytes) -> str | bytes:
+        content = _up_to_nul(body[length.size :])
+        return content.decode(errors="replace") if decoded else content  # XML names its own encoding, and stays bytes
+
     return Rule(
         identifier,
         TEXT_LIMIT,
         lambda source: source.read(source.count(length)),
-        # XML names its own encoding, and stays bytes.
-        lambda body: body[length.size :].decode(errors="replace") if decoded else body[length.size :],
+        decode,
         lambda item: U16.pack(identifier) + length.pack(len(content := _as_bytes(item))) + content,
         names=names,
     )
+
+
+def _up_to_nul(content: bytes) -> bytes:
+    """Without the NUL that some clients count into the length: a Gadgetron reads C strings."""
+    return content.partition(b"\0")[0]
 
 
 def _as_bytes(content: str | bytes) -> bytes:
@@ -179,7 +187,7 @@ _ALL = (
         MessageId.CONFIG_FILE,
         _CONFIG_FILE_BYTES,
         lambda source: source.read(_CONFIG_FILE_BYTES),
-        lambda body: body.split(b"\0", 1)[0].decode(),
+        lambda body: _up_to_nul(body).decode(),
         _encode_file_name,
     ),
     _string(MessageId.CONFIG_SCRIPT, U32, decoded=False),
@@ -227,6 +235,9 @@ _ALL = (
 )
 RULES: dict[int, Rule] = {rule.id: rule for rule in _ALL}
 DATA_MESSAGES = frozenset(rule.id for rule in _ALL if rule.carries)
+# The library's reader of meta asserts what it expects, and XML that is none is a SyntaxError.
+_UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, SyntaxError, AssertionError, struct.error)
+_STRINGS = (MessageId.CONFIG_SCRIPT, MessageId.HEADER, MessageId.TEXT)
 
 
 @dataclass(frozen=True)
@@ -240,6 +251,11 @@ class Message:
     def frame(self) -> bytes:
         """The bytes on the wire."""
         return U16.pack(self.id) + self.body
+
+    @property
+    def terminated(self) -> bool:
+        """Whether this is a string whose last byte is a NUL, as clients of python-ismrmrd-server send strings."""
+        return self.id in _STRINGS and self.body.endswith(b"\0")
 
     @cached_property
     def item(self) -> Any:
@@ -255,8 +271,18 @@ class Message:
         """
         try:
             return RULES[self.id].decode(self.body)
-        except (ValueError, TypeError, KeyError, OverflowError, struct.error) as error:
+        except _UNREADABLE as error:
             raise ProtocolError(f"unreadable {name_of(self.id)}: {error}") from error
+
+
+def image_without_meta(body: bytes) -> ismrmrd.Image:
+    """What is left of an image whose meta cannot be read; raises ProtocolError if that is not an image either."""
+    head = ctypes.sizeof(ismrmrd.ImageHeader)
+    try:
+        after = head + U64.size + U64.unpack_from(body, head)[0]
+        return ismrmrd.Image.from_bytes(body[:head] + U64.pack(0) + body[after:])
+    except _UNREADABLE as error:
+        raise ProtocolError(f"unreadable IMAGE: {error}") from error
 
 
 def name_of(identifier: int) -> str:
@@ -292,9 +318,9 @@ def header(xml: str | bytes) -> bytes:
     return RULES[MessageId.HEADER].encode(xml)
 
 
-def text(content: str) -> bytes:
-    """TEXT."""
-    return RULES[MessageId.TEXT].encode(content)
+def text(content: str, *, terminated: bool = False) -> bytes:
+    """TEXT, ended by a NUL where it is for a client that expects one."""
+    return RULES[MessageId.TEXT].encode(content + "\0" * terminated)
 
 
 def error(content: str) -> bytes:
@@ -302,14 +328,20 @@ def error(content: str) -> bytes:
     return RULES[MessageId.ERROR].encode(content)
 
 
+WARNING = "WARNING: "
+"""How an Error of a gadget begins that is none: nothing else that a gadget sends reaches the client as words."""
+
+
 def is_error_text(content: str) -> bool:
-    """Whether a Text is the form in which a real server reports an error to its client."""
-    return content.startswith("[") and "] ERROR: " in content
+    """Whether a Text is the form in which a Gadgetron or a python-ismrmrd-server reports an error to its client."""
+    told = content.startswith("ERR") or (content.startswith("[") and "] ERROR: " in content)
+    return told and not is_warning_text(content)
 
 
 def is_warning_text(content: str) -> bool:
-    """Whether a Text is a warning of the embedded server."""
-    return content.startswith("[") and "] WARNING: " in content
+    """Whether a Text is a warning of the embedded server or of a python-ismrmrd-server."""
+    in_brackets = content.startswith("[") and ("] WARNING: " in content or f"] ERROR: {WARNING}" in content)
+    return content.startswith(("WRN", "WARNING")) or in_brackets
 
 
 def query(content: str, correlation: int = 0) -> bytes:

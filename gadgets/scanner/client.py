@@ -17,7 +17,7 @@ import ismrmrd
 
 from gadgets import protocol
 from gadgets.converters.image_file import ImageFile, default_group
-from gadgets.mrd import SliceKey
+from gadgets.mrd import SliceKey, sentences
 from gadgets.mrd.scan_file import ScanFile
 from gadgets.scanner.receiver import Arrival, PlannedLines, Receiver
 from gadgets.scanner.scan_order import ScanOrder, SliceLines, mark, scan_order
@@ -26,6 +26,7 @@ from pass_recon.types import InputError
 
 FIRST_PLAN_TIMEOUT = 60.0  # a server that has only just been asked still starts its gadgets
 PLAN_TIMEOUT = 5.0
+SILENCE_TIMEOUT = 300.0  # one large slice on a slow machine may take minutes
 Progress = Callable[[int, int], None]
 
 
@@ -52,6 +53,9 @@ class ScanSettings:
         `FIRST_PLAN_TIMEOUT` for the first plan.
     repetition_time
         Seconds between lines; 0 sends as fast as the server takes them.
+    timeout
+        Seconds without a sign of life after which the server is given up: while it takes no more lines, or when all
+        have been sent and nothing comes.
     """
 
     address: str = "localhost"
@@ -63,6 +67,7 @@ class ScanSettings:
     acceleration: float = 4.0
     plan_timeout: float | None = None
     repetition_time: float = 0.0
+    timeout: float = SILENCE_TIMEOUT
 
 
 @dataclass
@@ -172,9 +177,8 @@ def run_scan(
     except BaseException:
         output.discard()
         raise
-    receiver = Receiver(channel, output)
-    report = ScanReport()
-    complete = False
+    channel.give_up_after(sending=settings.timeout)
+    receiver, report, lost = Receiver(channel, output), ScanReport(), ""
     try:
         channel.send(_configuration(settings))
         channel.send(protocol.header(source.header_xml))
@@ -184,22 +188,34 @@ def run_scan(
         else:
             sender.closed_loop(source, order, budget)
         channel.send(protocol.close())
-        complete = True
-        receiver.wait()
-    except protocol.PeerLost:
+        if not receiver.wait_while_it_speaks(settings.timeout):
+            lost = f"is given up: {settings.timeout:g} s without a word, while its images or its CLOSE were awaited"
+    except protocol.PeerStalled:
+        lost = f"is given up: it took no line for {settings.timeout:g} s"
+    except protocol.PeerLost as error:
         # What the server said before it went is in the socket still, and says why.
         receiver.wait(timeout=2.0)
+        if not receiver.errors:
+            lost = f"went away: {receiver.lost or error}"
     finally:
+        if receiver.lost and not lost:
+            lost = f"went away: {receiver.lost}"
         channel.close()
         receiver.wait()
         report.seconds = receiver.elapsed()
         output.keep()
         report.images, report.arrivals = output.images, receiver.arrivals
         report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
-    if receiver.lost or not (complete or receiver.errors):
-        reason = receiver.lost or "it ended the conversation"
-        report.errors.append(f"the server went away after {report.sent} acquisitions had been sent: {reason}")
+        report.warnings += sentences(remark for remark in receiver.remarks if not _is_told(remark.text, report))
+    if lost:
+        report.errors.append(f"with {report.sent} acquisitions sent, the server {lost}")
     return report
+
+
+def _is_told(remark: str, report: ScanReport) -> bool:
+    """Whether an error or the record of a slice says it already."""
+    told = [*report.errors, *(record.plan.fallback for record in report.slices if record.plan is not None)]
+    return any(remark in text for text in told)
 
 
 def _connect(settings: ScanSettings) -> protocol.Channel:

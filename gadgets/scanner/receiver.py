@@ -11,7 +11,8 @@ import ismrmrd
 
 from gadgets import protocol
 from gadgets.converters.image_file import ImageFile
-from gadgets.mrd import is_plan
+from gadgets.mrd import is_plan, remarks
+from gadgets.mrd.images import Remark
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Receiver:
     ----------
     errors, warnings
         What the server reported.
+    remarks
+        What images say of themselves.
     lost
         How the connection ended if not with CLOSE; empty otherwise.
     arrivals
@@ -95,10 +98,12 @@ class Receiver:
     def __init__(self, channel: protocol.Channel, output: ImageFile) -> None:
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.remarks: list[Remark] = []
         self.lost = ""
         self.arrivals: list[Arrival] = []
         self._channel, self._output = channel, output
         self._began = time.perf_counter()
+        self._heard = 0.0  # when the last message came
         self._plans: dict[ImageKey, tuple[PlannedLines, float]] = {}
         self._changed = threading.Condition()
         self._ended = False
@@ -124,22 +129,37 @@ class Receiver:
         """Until the server has sent everything."""
         self._thread.join(timeout)
 
+    def wait_while_it_speaks(self, silence: float) -> bool:
+        """Until the server has sent everything, and True; False once it has been silent for so many seconds."""
+        began = self.elapsed()
+        while self._thread.is_alive():
+            left = max(began, self._heard) + silence - self.elapsed()
+            if left <= 0:
+                return False
+            self._thread.join(left)
+        return True
+
     def _run(self) -> None:
         try:
             while (message := self._channel.read_message()).id != protocol.MessageId.CLOSE:
                 self._take(message)
         except (protocol.PeerLost, PassError, OSError) as error:
-            self.lost = str(error)
-            self._channel.close()  # or a sender could wait for ever for a server that waits for us to read
+            self._lose(str(error))
+        except Exception as error:  # noqa: BLE001, whatever ends this thread is a failure that is said
+            self._lose(f"{type(error).__name__}: {error}")
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
+    def _lose(self, reason: str) -> None:
+        self.lost = reason
+        self._channel.close()  # or a sender could wait for ever for a server that waits for us to read
+
     def _take(self, message: protocol.Message) -> None:
-        now = self.elapsed()
+        now = self._heard = self.elapsed()
         if message.id == protocol.MessageId.IMAGE:
-            self._image(message.item, now)
+            self._image(message, now)
         elif message.id == protocol.MessageId.ERROR or (
             message.id == protocol.MessageId.TEXT and protocol.is_error_text(message.item)
         ):
@@ -151,12 +171,25 @@ class Receiver:
         elif message.id == protocol.MessageId.TEXT:
             _log.info("%s", message.item)
 
-    def _image(self, image: ismrmrd.Image, now: float) -> None:
+    def _image(self, message: protocol.Message, now: float) -> None:
+        image, plan = self._readable(message), None
         key = (image.slice, image.contrast, image.phase, image.repetition, image.set)
         self.arrivals.append(Arrival(image.image_series_index, key, now))
-        plan = read_plan(image)
+        try:
+            plan = read_plan(image)
+        except InputError as error:  # it is an image all the same
+            self.errors.append(str(error))
         if plan is not None and plan.source != "acquired":
             with self._changed:
                 self._plans.setdefault(key, (plan, now))
                 self._changed.notify_all()
+        self.remarks += remarks(image)
         self._output.append(image)
+
+    def _readable(self, message: protocol.Message) -> ismrmrd.Image:
+        try:
+            return message.item
+        except protocol.ProtocolError as error:
+            image = protocol.image_without_meta(message.body)
+            self.errors.append(f"{error}; image {image.image_index} of series {image.image_series_index} has no meta")
+            return image

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gadgets.properties import name_value_pairs, table
@@ -21,6 +21,7 @@ _READABLE: dict[str, frozenset[int]] = {
     "IsmrmrdImageArray": frozenset(),
     "AcquisitionBucket": frozenset(),
 }
+_PLAN_IMAGES = "plan_images"
 _NODES = "the embedded server runs <gadget> and <external> nodes"
 
 
@@ -79,6 +80,10 @@ class Configuration:
     nodes: tuple[Gadget | External, ...]
 
 
+class UnknownConfiguration(InputError):
+    """No folder has a configuration of that name."""
+
+
 class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses DOCTYPE, and with it entities: nothing can be expanded or fetched."""
 
@@ -119,6 +124,46 @@ def parse(document: bytes) -> Configuration:
     else:
         raise InputError(f"the configuration is neither version 2 nor gadgetronStreamConfiguration, but <{root.tag}>")
     return Configuration(_ids(readers, "Reader"), _ids(writers, "Writer"), tuple(nodes))
+
+
+def for_scan(configuration: Configuration, properties: Mapping[str, str], *, plan_images: bool) -> Configuration:
+    """The configuration with the properties that a client asks for, on each node of our chain.
+
+    Parameters
+    ----------
+    configuration
+        As it was found.
+    properties
+        By name, as text; they win over those of the configuration.
+    plan_images
+        Whether the client can use plans; where not, ``plan_images=auto`` becomes ``off``.
+    """
+    nodes = tuple(
+        replace(node, configuration=_with_properties(node.configuration, properties, plan_images))
+        if isinstance(node, External) and _takes_properties(node)
+        else node
+        for node in configuration.nodes
+    )
+    return replace(configuration, nodes=nodes)
+
+
+def takes_properties(configuration: Configuration) -> bool:
+    """Whether there is a node of our chain, to which properties mean something."""
+    return any(isinstance(node, External) and _takes_properties(node) for node in configuration.nodes)
+
+
+def _takes_properties(node: External) -> bool:
+    return isinstance(node.action, Connect) or node.action.module.startswith("gadgets.")
+
+
+def _with_properties(document: bytes, properties: Mapping[str, str], plan_images: bool) -> bytes:
+    given = {**_properties(document), **properties}
+    if not plan_images and given.get(_PLAN_IMAGES, "auto").lower() == "auto":
+        given[_PLAN_IMAGES] = "off"
+    root = Element("configuration")
+    for name, value in given.items():
+        ElementTree.SubElement(root, "property", name=name, value=value)
+    return _document(root)
 
 
 def differing_properties(configuration: Configuration) -> Iterator[str]:
@@ -233,8 +278,10 @@ def find(name: str, folders: Sequence[Path]) -> bytes:
 
     Raises
     ------
+    UnknownConfiguration
+        If no folder has it.
     InputError
-        If no folder has it, or the name leads out of them: by "..", as an absolute path or through a symbolic link.
+        If the name leads out of them: by "..", as an absolute path or through a symbolic link.
     """
     if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(f"{name!r} is not the name of a configuration inside the configuration folders")
@@ -243,7 +290,9 @@ def find(name: str, folders: Sequence[Path]) -> bytes:
             if candidate.is_file():
                 return _read_inside(candidate, folder, name)
     known = sorted({path.name for folder in folders for path in folder.glob("*.xml")})
-    raise InputError(f"no configuration {name!r} in the configuration folders; they hold {', '.join(known) or 'none'}")
+    raise UnknownConfiguration(
+        f"no configuration {name!r} in the configuration folders; they hold {', '.join(known) or 'none'}"
+    )
 
 
 def _read_inside(path: Path, folder: Path, name: str) -> bytes:

@@ -110,6 +110,9 @@ class ExternalNode:
                 self._read(channel)
         except (InputError, PeerLost, OSError) as raised:
             error = raised
+        except Exception as raised:  # a thread that dies in silence would leave the session waiting for ever
+            log.exception("%s failed", self.name)
+            error = GadgetLost(f"{type(raised).__name__}: {raised}")
         self._stop_sending()
         self._end_source()  # before the process is gone: what comes after it need not wait for that
         self._leave(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ class NoiseAdjust:
         self._noise = NoiseScans(noise_bandwidth(header))
         self._dwell_us: float | None = None  # of the first acquisition; from then on noise scans are dropped
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Why noise scans could not be used, and which coils are dead."""
+        return self._noise.remarks
+
     def process(self, acquisition: Acquisition) -> Iterator[Acquisition]:
         """Whiten."""
         if is_noise(acquisition):
@@ -62,19 +67,16 @@ class NoiseAdjust:
     def _add_noise(self, acquisition: Acquisition) -> None:
         if not self._adjusts or self._dwell_us is not None:
             return
-        if self._noise and [acquisition.active_channels] != self._noise.coils:
-            raise InputError(
-                f"a noise scan has {acquisition.active_channels} coils, the one before it {self._noise.coils[0]}"
-            )
         self._noise.add(acquisition)
 
     def _whiten(self, acquisition: Acquisition, dwell_us: float) -> Acquisition:
-        [coils] = self._noise.coils
-        if acquisition.active_channels != coils:
-            if self._passes_others:
-                return acquisition
-            raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {coils}")
-        return _with_data(acquisition, self._noise.whiten(acquisition.data, dwell_us))
+        coils = self._noise.coils
+        if acquisition.active_channels not in coils and not self._passes_others:
+            had = ", ".join(map(str, coils))
+            raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {had}")
+        data = acquisition.data
+        whitened = self._noise.whiten(data, dwell_us)
+        return acquisition if whitened is data else _with_data(acquisition, whitened)
 
 
 class RemoveROOversampling:
@@ -82,6 +84,8 @@ class RemoveROOversampling:
 
     Odd sizes keep the centre at ``n // 2``, where the original is one pixel off.
     """
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, header: Any, properties: Mapping[str, str]) -> None:
         if not header.encoding:
@@ -103,6 +107,8 @@ class RemoveROOversampling:
 
 class AsymmetricEchoAdjustRO:
     """Zeros on the short side of an asymmetric echo, so that its centre is the centre of the encoded readout."""
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, header: Any, properties: Mapping[str, str]) -> None:
         self._readout = [encoding.encodedSpace.matrixSize.x for encoding in header.encoding]

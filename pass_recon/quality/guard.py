@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pass_recon.physics.encoding import SenseOperator
+from pass_recon.physics.noise import noise_level
 from pass_recon.quality.lines import lines_finding
-from pass_recon.reconstruction.classical import noise_level
 from pass_recon.sampling.lines import calibration_lines
 from pass_recon.types import Box, QualityFinding
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pass_recon.physics.encoding import SenseOperator
 from pass_recon.physics.fourier import ifft2c
+from pass_recon.physics.noise import noise_level
 from pass_recon.physics.solvers import conjugate_gradient
 
 # λ = 16 σ² at a prior of 1, and a prior of at least 0.15. On simulated heads and a knee, σ 0.005 and 0.015, equispaced,
@@ -20,7 +21,6 @@ _REGULARISATION_BY_VARIANCE = 16.0
 _LEAST_REGULARISATION = 1e-5
 _LEAST_PRIOR = 0.15
 _SMOOTHED_OVER = 7
-_EDGE = 16
 # On measured k-space of a head 0.001 gains less, 0.01 loses at 3×; simulated phases, which are smooth, would bear 0.05.
 _PHASE_WEIGHT = 0.003
 _ONE_SIDED = 0.85
@@ -160,33 +160,6 @@ def low_resolution_phase(kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, w
         return None
     window = torch.cos(math.pi * (offset / (width + 1)).clamp(-0.5, 0.5)).square()
     return zero_filled(kspace * window, coil_maps, line_mask & (window > 0)).angle()
-
-
-def noise_level(kspace: Tensor, line_mask: Tensor) -> Tensor:
-    """Standard deviation σ of the noise, ``E|n|² = σ²``, from the ends of the readouts, where little signal is left.
-
-    What is left of it reaches all coils through a few smooth maps, and noise reaches each coil by itself: of the
-    eigenvalues of the covariance between coils the lowest quartile is σ², for fewer than about four coils an upper
-    bound of it.
-
-    Parameters
-    ----------
-    kspace
-        ``(..., coils, ro, pe)``.
-    line_mask
-        ``(..., pe)`` bool.
-
-    Returns
-    -------
-    Tensor
-        ``(..., 1, 1)`` float, in the units of the k-space.
-    """
-    edge = max(1, kspace.shape[-2] // _EDGE)
-    ends = torch.cat((kspace[..., :edge, :], kspace[..., -edge:, :]), dim=-2) * line_mask[..., None, None, :]
-    samples = ends.flatten(-2)
-    count = 2 * edge * line_mask.sum(-1)[..., None, None]
-    variances = torch.linalg.eigvalsh(samples @ samples.mH / count)
-    return variances.quantile(0.25, dim=-1).clamp(min=0).sqrt()[..., None, None]
 
 
 def l1_wavelet(

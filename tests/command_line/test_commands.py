@@ -80,6 +80,10 @@ class TestServers:
         assert process.returncode == code
         assert "Traceback" not in said
 
+    def test_default_configuration_that_does_not_exist(self, capsys):
+        assert main(["serve", "-p", "0", "--default-config", "nowhere.xml"]) == 1
+        assert "no configuration 'nowhere.xml'" in capsys.readouterr().err
+
     def test_port_in_use(self, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])

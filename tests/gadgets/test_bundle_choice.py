@@ -54,6 +54,32 @@ def test_headers_tell_anatomy_and_contrast(protocol, body_part, expected):
     assert examination(protocol, body_part) == expected
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<measurementInformation><seriesDescription>t1_se_tra</seriesDescription></measurementInformation>"
+        "<studyInformation><bodyPartExamined>HEAD</bodyPartExamined></studyInformation>",
+        "<measurementInformation><sequenceName>brain_t1</sequenceName></measurementInformation>",
+        # A vendor's own element, an element of a later schema, in another namespace, and user parameters.
+        "<measurementInformation><bodyPartExamined>BRAIN</bodyPartExamined><protocolName>t1</protocolName>"
+        "</measurementInformation>",
+        "<v:exam xmlns:v='urn:vendor'><v:Series_Description>AX T1 brain</v:Series_Description></v:exam>",
+        "<userParameters><userParameterString><name>BodyPartExamined</name><value>Brain</value></userParameterString>"
+        "<userParameterString><name>ProtocolName</name><value>t1_mprage</value></userParameterString></userParameters>",
+        "<studyInformation><studyDescription>MR BRAIN T1</studyDescription></studyInformation>",
+    ],
+)
+def test_examination_is_found_wherever_the_header_tells_it(said):
+    text = HEADER[: HEADER.index("{study}")] + said + HEADER[HEADER.index("<experimental") :].format(space=SPACE)
+    scan = ScanContext(text, Properties())
+    assert scan.examination == "brain-t1"
+    assert "brain" in scan.examination_reason
+    # The body part vetoes wherever it stands.
+    vetoed = text.replace("<experimental", "<x><bodyPartExamined>LIVER</bodyPartExamined></x><experimental", 1)
+    vetoed = vetoed.replace(">HEAD<", "><").replace(">BRAIN<", "><").replace(">Brain<", "><")
+    assert ScanContext(vetoed, Properties()).examination == ""
+
+
 def test_auto_takes_the_shipped_bundle_of_the_kind_and_acceleration(monkeypatch):
     monkeypatch.setattr("pass_recon.bundles.shipped_bundles", lambda: ("brain-t1-4x", "knee-pd-8x"))
     assert chosen_bundle(Properties(), "brain-t1") == "brain-t1-4x"

@@ -83,7 +83,7 @@ def test_same_images_as_the_stages_in_one_thread(port):
         return {(image.image_series_index, image.slice, image.meta.get("PASS_source")): image for image in images}
 
     assert by_key(found).keys() == by_key(expected).keys()
-    assert len(found) == 3 * (2 + 3)
+    assert len(found) == 3 * (2 + 1)
     for key, image in by_key(expected).items():
         np.testing.assert_array_equal(by_key(found)[key].data, image.data)
         assert by_key(found)[key].image_index == image.image_index
@@ -96,7 +96,7 @@ def test_recorded_session(port, recordings):
     channel.send(data.replace(b'value="brain-t1-4x"', b'value="classical"  '))
     images = [message.item for message in rest(channel)]
     channel.close()
-    assert sorted({image.image_series_index for image in images}) == [1, 2, 3, 1000]
+    assert sorted({image.image_series_index for image in images}) == [1, 1000]
     assert {image.repetition for image in images} == {0, 1}
 
 
@@ -140,10 +140,37 @@ def test_failed_network_is_told_at_the_end_and_images_come(port, monkeypatch):
         channel.send(protocol.close())
         messages = rest(channel)
     kinds = [message.id for message in messages]
-    assert kinds == [MessageId.IMAGE] * 4 + [MessageId.ERROR] * 2
+    assert kinds == [MessageId.IMAGE] * 2 + [MessageId.ERROR] * 2
     assert messages[0].item.meta["PASS_source"] == "population"
     assert "out of memory in plan" in messages[0].item.meta["PASS_fallback"]
-    assert {"planning", "reconstruction"} == {message.item.split(": ")[1].split()[0] for message in messages[4:]}
+    assert {"planning", "reconstruction"} == {message.item.split(": ")[1].split()[0] for message in messages[2:]}
+
+
+def test_late_plan_is_the_populations_and_no_error(port, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setitem(pipelines._loaded, ("late", "cpu", 4.0, True), Detecting(hold=release))
+    given = {"bundle": "late", "device": "cpu", "mode": "closed_loop", "plan_deadline_ms": "50"}
+    properties = "".join(f'<property name="{name}" value="{value}"/>' for name, value in given.items())
+    with session(port, f"<configuration>{properties}</configuration>") as channel:
+        send(channel, lines_of(kspace(), [*ACS, *REST]))
+        plan = channel.read_message().item
+        release.set()
+        channel.send(protocol.close())
+        messages = rest(channel)
+    assert (plan.meta["PASS_source"], plan.meta["PASS_fallback"]) == (
+        "population",
+        "no personal plan within the deadline of 50 ms",
+    )
+    assert {message.id for message in messages} == {MessageId.IMAGE}
+
+
+def test_parameters_as_text_act(port):
+    with session(port, "<configuration/>") as channel:
+        channel.send(protocol.text('{"parameters": {"acceleration": "8", "planImages": "off"}}', terminated=True))
+        send(channel, lines_of(kspace()))
+        channel.send(protocol.close())
+        (image,) = [message.item for message in rest(channel)]
+    assert image.meta["PASS_lines_used"] == "6 of 48"
 
 
 def test_exception_in_the_reconstruction_thread_reaches_the_client(port, monkeypatch):

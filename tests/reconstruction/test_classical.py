@@ -18,7 +18,6 @@ from pass_recon.reconstruction.classical import (
     l1_wavelet,
     low_resolution_phase,
     magnitude_prior,
-    noise_level,
     root_sum_of_squares,
     zero_filled,
 )
@@ -75,16 +74,6 @@ def test_unplanned_lines_are_ignored(patient, lines):
 def test_root_sum_of_squares_needs_no_maps(patient):
     noiseless = root_sum_of_squares(patient.kspace)
     assert metrics.nrmse(noiseless.numpy(), patient.image.numpy()) < 0.03
-
-
-def test_noise_level_of_noise_alone_is_exact(lines):
-    noise = torch.randn(2, 4, 320, 90, dtype=torch.complex64) * torch.tensor([0.5, 3.0])[:, None, None, None]
-    assert torch.allclose(noise_level(noise * lines, lines).flatten(), torch.tensor([0.5, 3.0]), rtol=0.05)
-
-
-def test_noise_level_is_found_beside_the_signal(lines):
-    patient = simulate_patient(anatomy="brain", contrast="t1", slices=1, coils=4, shape=(96, 90), noise=0.02, seed=7)
-    assert noise_level(patient.kspace * lines, lines).item() == pytest.approx(0.02, rel=0.25)
 
 
 def test_regularisation_follows_the_noise(lines):

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from pass_recon.physics.fourier import fft2c, ifft2c, resize_centre
+from pass_recon.physics.noise import noise_level
 from pass_recon.types import InputError
 from training.data.case_file import CaseInfo, CaseShape, SliceArrays, SliceRecord, writing_case
 from training.data.fastmri_file import FastMriVolume
 from training.data.fastmri_plus import Study, array_box, is_finding
 from training.data.jobs import NotAskedFor, fingerprint_of
-from training.data.noise import noise_level
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ class FastMriJob:
             kspace = volume.kspace(index)
             coil_images = cropped_coil_images(kspace, self.settings.shape)
             peaks.append(float(coil_images.abs().square().sum(0).sqrt().max()))
-            noises.append(noise_level(kspace[..., lines[0] : lines[1]]))
+            measured = kspace[..., lines[0] : lines[1]]
+            noises.append(float(noise_level(measured, torch.ones(measured.shape[-1], dtype=torch.bool))))
         if max(peaks) <= 0:
             raise InputError(f"{volume.path.name} is empty: all of its k-space is zero")
         return max(peaks), sum(noises) / len(noises)
@@ -136,6 +137,9 @@ class FastMriJob:
         beyond = sorted({mark.slice_index for mark in self.study.marks} - set(range(len(volume))))
         if beyond:
             notes.append(f"annotated slices {beyond} do not exist, there are {len(volume)}")
+        points = sum(mark.width <= 0 or mark.height <= 0 for mark in dict.fromkeys(self.study.marks))
+        if points:
+            notes.append(f"{points} annotated boxes are points or lines without extent and are left out")
         full = volume.shape[-2:]
         if any(size < wanted for size, wanted in zip(full, self.settings.shape, strict=True)):
             notes.append(f"images of {full[0]}×{full[1]} pixels were padded with zeros")

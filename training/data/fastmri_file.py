@@ -1,6 +1,6 @@
 """fastMRI's files: multi-coil k-space, the scanner's header, and what their attributes say.
 
-Format: HDF5 with ``kspace`` (slices, coils, readout, phase) complex64, ``ismrmrd_header`` (XML),
+Format: HDF5 with ``kspace`` ([averages,] slices, coils, readout, phase) complex64, ``ismrmrd_header`` (XML),
 ``reconstruction_rss`` (slices, rows, columns), attributes ``acquisition``, ``patient_id``, ``max``, ``norm``. Readout
 is sampled twice as densely as needed; along phase encoding the scanner's lines lie around index pe // 2, and columns
 that it did not measure are zero.
@@ -16,9 +16,12 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pass_recon.common.hdf5 import open_hdf5
@@ -67,6 +70,8 @@ class FastMriVolume:
     ----------
     path
         The file.
+    undersampled
+        Take a volume of a test set too, which holds a mask and no ground truth.
 
     Attributes
     ----------
@@ -77,18 +82,21 @@ class FastMriVolume:
     geometry
         What it says about the grid.
     shape
-        ``(slices, coils, ro, pe)`` of the k-space.
+        ``(slices, coils, ro, pe)`` of the k-space; averages, which some volumes hold one by one, are averaged.
+    mask
+        ``(pe,)`` bool, the columns of a test set that were sampled; None without a mask.
     drawn
         ``(rows, columns)`` of ``reconstruction_rss``, on which annotations were drawn.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, single-coil, undersampled, or has no header.
+        If the file is missing, damaged, single-coil, undersampled, or has no header or another one's.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, undersampled: bool = False) -> None:
         self.path = Path(path)
+        self._undersampled = undersampled
         self._file = open_hdf5(self.path, "a fastMRI volume")
         try:
             self._describe()
@@ -130,7 +138,9 @@ class FastMriVolume:
             If it cannot be read or holds NaN or infinity.
         """
         try:
-            kspace = torch.from_numpy(self._file["kspace"][index]).to(torch.complex64)
+            stored = self._file["kspace"]
+            kspace = torch.from_numpy(stored[index] if stored.ndim == 4 else _averaged(stored[:, index]))
+            kspace = kspace.to(torch.complex64)
         except (OSError, RuntimeError) as error:
             raise InputError(f"{self.path.name}: slice {index} cannot be read: {error}") from error
         if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):
@@ -141,23 +151,54 @@ class FastMriVolume:
         kspace = self._file.get("kspace")
         if not isinstance(kspace, h5py.Dataset):
             raise InputError(f"{self.path.name} is no fastMRI volume: it holds no k-space")
-        if kspace.ndim != 4 or kspace.dtype.kind != "c":
+        if kspace.ndim not in (4, 5) or kspace.dtype.kind != "c":
             raise InputError(
                 f"{self.path.name}: k-space of shape {kspace.shape} ({kspace.dtype}) is not multi-coil, "
-                "which is complex (slices, coils, readout, phase)"
+                "which is complex (slices, coils, readout, phase), or averages of that on a first axis of five"
             )
-        if "mask" in self._file:
+        if "mask" in self._file and not self._undersampled:
             raise InputError(f"{self.path.name} is undersampled (it holds a mask), so it has no ground truth")
         if "ismrmrd_header" not in self._file:
             raise InputError(f"{self.path.name} has no ismrmrd_header")
         header = self._file["ismrmrd_header"][()]
         self.header_xml = header if isinstance(header, bytes) else str(header).encode()
         self.geometry = read_geometry(self.header_xml, self.path.name)
-        self.shape: tuple[int, int, int, int] = kspace.shape
+        self.shape: tuple[int, int, int, int] = kspace.shape[-4:]
+        self._check_axes()
+        self.mask = self._read_mask()
         self.acquisition = str(self._file.attrs.get("acquisition", ""))
         self.patient_id = str(self._file.attrs.get("patient_id", "") or self.path.stem)
         target = self._file.get("reconstruction_rss")
         self.drawn: tuple[int, int] = self.geometry.recon_matrix if target is None else target.shape[-2:]
+
+    def _check_axes(self) -> None:
+        """Refuse k-space whose axes are in another order than fastMRI's, or a header of another scan."""
+        readout = self.geometry.encoded_matrix[0]
+        if self.shape[2] != readout:
+            raise InputError(
+                f"{self.path.name}: the axes of the k-space, {self.shape}, do not fit the header: its third axis "
+                f"should be the readout of {readout} samples"
+            )
+        channels = ElementTree.fromstring(self.header_xml).findtext(f".//{_SPACE}receiverChannels", "").strip()
+        if self.shape[0] != self.shape[1] and str(self.shape[0]) == channels:
+            raise InputError(
+                f"{self.path.name}: the axes of the k-space, {self.shape}, do not fit the header: its second axis "
+                f"should be the {channels} coils"
+            )
+
+    def _read_mask(self) -> NDArray[np.bool_] | None:
+        if "mask" not in self._file:
+            return None
+        mask = np.asarray(self._file["mask"][()]).astype(bool).ravel()
+        if mask.size != self.shape[3]:
+            raise InputError(f"{self.path.name}: a mask of {mask.size} columns does not fit k-space of {self.shape[3]}")
+        return mask
+
+
+def _averaged(averages: NDArray[np.complexfloating[Any, Any]]) -> NDArray[np.complex64]:
+    """``(coils, ro, pe)`` from averages ``(averages, coils, ro, pe)``: each column over those that hold it."""
+    counts = averages.any(axis=(1, 2)).sum(axis=0)
+    return (averages.sum(axis=0) / np.maximum(counts, 1)).astype(np.complex64)
 
 
 def read_geometry(xml: bytes, name: str) -> Geometry:

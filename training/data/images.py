@@ -108,8 +108,8 @@ class ImageSource:
             info.anatomy, info.contrast, record.boxes, record.label
         )  # fmt: skip
         return ImageSlice(
-            image=_square(torch.view_as_real(image).movedim(-1, 0), self.size, smooth=True),
-            classes=_square(classes[None].float(), self.size, smooth=False),
+            image=fitted_square(torch.view_as_real(image).movedim(-1, 0), self.size, smooth=True),
+            classes=fitted_square(classes[None].float(), self.size, smooth=False),
             label=torch.tensor(record.label),
             reviewed=torch.tensor(info.reviewed),
             caption=(caption,),
@@ -171,7 +171,20 @@ def stacked(items: Sequence[ImageSlice]) -> ImageSlice:
     )
 
 
-def _square(planes: Tensor, size: int, *, smooth: bool) -> Tensor:
+def joined(batches: Sequence[ImageSlice]) -> ImageSlice:
+    """One batch of several."""
+    together = {
+        name: torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("image", "classes", "label", "reviewed")
+    }
+    return ImageSlice(
+        **together,
+        caption=tuple(entry for batch in batches for entry in batch.caption),
+        examination=tuple(entry for batch in batches for entry in batch.examination),
+    )
+
+
+def fitted_square(planes: Tensor, size: int, *, smooth: bool) -> Tensor:
     """Planes ``(1 or 2, ro, pe)`` → ``(size, size)`` uint8 or complex64, padded to a square first."""
     height, width = planes.shape[1:]
     side = max(height, width)

@@ -1,8 +1,6 @@
-"""Receiver noise of a scan without a noise scan, from the corners of its k-space, where there is hardly any signal."""
+"""Noise for a scan that has no noise scan: the corners of its k-space, where there is hardly any signal."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -29,12 +27,3 @@ def corner_samples(kspace: Tensor) -> Tensor:
         mask[:width] = True
         mask[-width:] = True
     return kspace[:, edge[0]][:, :, edge[1]].flatten(1)
-
-
-def noise_level(kspace: Tensor) -> float:
-    """Standard deviation of the noise of a complex sample, root mean square over the coils of ``(coils, ro, pe)``.
-
-    The median, which a few samples with signal do not move: |n|² of complex Gaussian noise has the median σ² ln 2.
-    """
-    power = corner_samples(kspace).abs().square().median(dim=1).values / math.log(2.0)
-    return float(power.mean().sqrt())

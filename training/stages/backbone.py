@@ -42,6 +42,7 @@ from pass_recon.common.settings import checked
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.augmentation import varied
+from training.data.heads import read_heads, with_heads
 from training.data.images import UNNAMED, ImageSlice, ImageSource, drawn, open_images, stacked
 from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, load_weights, opened_run, settings_of
@@ -75,6 +76,8 @@ class BackboneSettings(CropSettings):
         Weight of the most abnormal tokens of each image against its label.
     text_faster
         Learning rate of the text tower, as a multiple.
+    heads, heads_share
+        File of `prepare_heads`, and the share of each batch that comes from it.
     """
 
     steps: int = 3000
@@ -89,6 +92,8 @@ class BackboneSettings(CropSettings):
     findings: float = 0.1
     images: float = 0.5
     text_faster: float = 1.0
+    heads: str = ""
+    heads_share: float = 0.5
 
 
 class BackboneObjective(nn.Module):
@@ -238,6 +243,8 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
     ):
         torch.manual_seed(settings.seed)
         sources = open_images(data, "train", settings.examinations, settings.size)
+        heads = read_heads(settings.heads, settings.size)
+        examinations = sorted({source.examination for source in sources})
         objective = BackboneObjective(settings)
         trunk = getattr(objective.backbone.visual, "trunk", None)
         convolutional = isinstance(getattr(trunk, "patch_embed", None), ConvolutionalStem)
@@ -257,7 +264,8 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
                     draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "variation", place))
                     items.append(varied(drawn(sources, settings.seed, place), draw))
                 draw = torch.Generator().manual_seed(mixed_seed(settings.seed, "prompts", start))
-                trainer.learn(stacked(items).to(processes.device), draw)
+                batch = with_heads(items, heads, settings.heads_share, examinations, draw)
+                trainer.learn(batch.to(processes.device), draw)
             trainer.advance()
             if trainer.epoch() and processes.first:
                 averaged: Any = trainer.averaged.module

@@ -27,6 +27,7 @@ from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.augmentation import randomly_degraded, varied
 from training.data.dataset import SliceDataset, open_slices
+from training.data.heads import Heads, read_heads, with_heads
 from training.data.images import ImageSlice, ImageSource, drawn, open_images, stacked
 from training.engine.processes import joined_processes
 from training.engine.run_folder import RunFolder, opened_run
@@ -71,6 +72,8 @@ class NetADSettings(TrainingSettings):
         abnormal slices than where the scores will be read makes all of them too high or too low.
     score_fraction
         The image score is the mean over this fraction of its tokens, the most abnormal ones.
+    heads, heads_share
+        File of `prepare_heads`, and the share of each batch of brains that comes from it.
     """
 
     steps: int = 120
@@ -91,6 +94,8 @@ class NetADSettings(TrainingSettings):
     image_weight: float = 1.0
     calibration: str = ""
     score_fraction: float = 0.01
+    heads: str = ""
+    heads_share: float = 0.5
 
 
 class AdapterObjective(nn.Module):
@@ -241,11 +246,12 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
         for netad in netads.values():
             netad.to(processes.device)
         trainer = Trainer(AdapterObjective(netads, settings.image_weight), settings, run, processes)
+        heads = read_heads(settings.heads, settings.size)
         for step in trainer.steps():
             for part in range(settings.accumulate):
                 number = (step * settings.accumulate + part) * processes.count + processes.rank
                 batches = [
-                    training_batch([s for s in sources if s.examination == examination], settings, number).to(
+                    training_batch([s for s in sources if s.examination == examination], settings, number, heads).to(
                         processes.device
                     )
                     for examination in examinations
@@ -259,13 +265,16 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
                 save_detectors(run, finished)
 
 
-def training_batch(sources: Sequence[ImageSource], settings: NetADSettings, number: int) -> ImageSlice:
+def training_batch(
+    sources: Sequence[ImageSource], settings: NetADSettings, number: int, heads: Heads | None = None
+) -> ImageSlice:
     """Batch ``number`` of one examination."""
     items = []
     for place in range(number * settings.batch, (number + 1) * settings.batch):
         draw = torch.Generator().manual_seed(mixed_seed(settings.seed, sources[0].examination, "variation", place))
         items.append(varied(drawn(sources, settings.seed, place), draw))
-    return stacked(items)
+    draw = torch.Generator().manual_seed(mixed_seed(settings.seed, sources[0].examination, "heads", number))
+    return with_heads(items, heads, settings.heads_share, [sources[0].examination], draw)
 
 
 @torch.no_grad()

@@ -113,9 +113,9 @@ def test_discarded_samples_do_not_count(sampled):
     assert made.data[0, 0] == 1e3, "the acquisition itself must stay as it is"
 
 
-def test_readout_that_cannot_fit(sampled):
-    too_long = np.concatenate([sampled, sampled], axis=1)
-    with pytest.raises(InputError, match="128 samples with its centre at 64 does not fit a grid of 64"):
+def test_readout_that_is_no_multiple_of_the_matrix_is_refused(sampled):
+    too_long = np.concatenate([sampled, sampled[:, :32]], axis=1)
+    with pytest.raises(InputError, match="96 samples with its centre at 48 does not fit the 64 samples of the header"):
         line(acquisition(too_long, STEP))
 
 
@@ -163,14 +163,107 @@ def test_noise_scan_after_the_first_line_changes_nothing(truth):
     np.testing.assert_array_equal(readouts.line(acquisition(truth, STEP)), truth)
 
 
-@pytest.mark.parametrize("coils", [COILS, COILS + 1])
-def test_useless_noise_scan_is_told_and_the_line_survives(truth, coils):
+def spoilt_noise(kind):
+    """Noise scans that are of no use, and what is said of them."""
+    [scan] = noise_scans(count=1)
+    data = scan.data.copy()
+    if kind == "other coils":
+        return [next(noise_scans(coils=COILS + 1))], "noise scans have [5] coils, the lines 4"
+    if kind == "zeros":
+        data[:] = 0
+    elif kind == "NaN":
+        data[1] = np.nan
+    elif kind == "few samples":
+        return [acquisition(data[:, :3], 0, flags.ACQ_IS_NOISE_MEASUREMENT)], "3 noise samples do not determine"
+    elif kind == "copies":
+        data[1] = data[0]
+        return [acquisition(data, 0, flags.ACQ_IS_NOISE_MEASUREMENT)], "linear combination"
+    return [acquisition(data, 0, flags.ACQ_IS_NOISE_MEASUREMENT)], "it holds no noise"
+
+
+@pytest.mark.parametrize("kind", ["other coils", "zeros", "NaN", "few samples", "copies"])
+def test_useless_noise_scan_is_told_once_and_the_line_survives(truth, kind):
     readouts = Readouts(scan())
-    silent = np.zeros((coils, 64)) if coils == COILS else next(noise_scans(coils=coils)).data
-    readouts.add_noise(acquisition(silent, 0, flags.ACQ_IS_NOISE_MEASUREMENT))
-    np.testing.assert_array_equal(readouts.line(acquisition(truth, STEP)), truth)
-    assert len(readouts.noise_failures) == 1
-    assert "nothing is whitened" in readouts.noise_failures[0]
+    scans, reason = spoilt_noise(kind)
+    for made in scans:
+        readouts.add_noise(made)
+    for _ in range(2):
+        np.testing.assert_array_equal(readouts.line(acquisition(truth, STEP)), truth)
+    [remark] = readouts.remarks
+    assert "nothing is whitened" in remark
+    assert reason in remark
+
+
+def test_coil_that_is_silent_in_the_noise_scan_is_left_out_and_named(truth):
+    readouts, others = Readouts(scan()), Readouts(scan())
+    data = next(noise_scans()).data.copy()
+    data[2] = 0
+    alive = [0, 1, 3]
+    readouts.add_noise(acquisition(data, 0, flags.ACQ_IS_NOISE_MEASUREMENT))
+    others.add_noise(acquisition(data[alive], 0, flags.ACQ_IS_NOISE_MEASUREMENT))
+    found = readouts.line(acquisition(truth, STEP))
+    assert not found[2].any()
+    close(found[alive], others.line(acquisition(truth[alive], STEP)))
+    assert readouts.remarks == ["coil 2 is silent in the noise scan, as a dead one is, and is left out"]
+
+
+def test_samples_that_are_not_numbers_are_left_out_of_the_noise(truth):
+    readouts, clean = Readouts(scan()), Readouts(scan())
+    data = next(noise_scans()).data.copy()
+    clean.add_noise(acquisition(data[:, 10:], 0, flags.ACQ_IS_NOISE_MEASUREMENT))
+    data[1, :10] = np.nan
+    readouts.add_noise(acquisition(data, 0, flags.ACQ_IS_NOISE_MEASUREMENT))
+    close(readouts.line(acquisition(truth, STEP)), clean.line(acquisition(truth, STEP)))
+
+
+def test_noise_scans_of_several_coil_numbers_serve_each_its_own(truth):
+    readouts, fitting = Readouts(scan()), Readouts(scan())
+    for made in [*noise_scans(count=1, coils=COILS + 2), *noise_scans(count=2)]:
+        readouts.add_noise(made)
+    for made in noise_scans(count=2):
+        fitting.add_noise(made)
+    np.testing.assert_array_equal(readouts.line(acquisition(truth, STEP)), fitting.line(acquisition(truth, STEP)))
+    assert not readouts.remarks
+
+
+def wider(k, factor):
+    """K-space of a readout over a field of view that is so many times as wide, with as many more samples."""
+    return oversampled(k, factor)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_oversampling_that_the_header_does_not_tell_is_found_and_taken_off(truth, factor):
+    readouts = Readouts(scan(oversampling=1.0))
+    close(readouts.line(acquisition(wider(kspace(), factor)[..., STEP], STEP)), truth)
+    [remark] = readouts.remarks
+    assert f"have {factor * RO} samples where the header's encoded matrix has {RO}" in remark
+
+
+def test_untold_oversampling_of_an_asymmetric_echo(sampled):
+    cut = sampled.copy()
+    cut[:, :16] = 0
+    made = acquisition(sampled[:, 16:], STEP, center_sample=RO - 16)
+    close(line(made, oversampling=1.0), stock_removal(cut))
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 8), (12, 0), (0, 5)])
+def test_discarded_samples_outside_the_matrix(sampled, truth, before, after):
+    long = np.pad(sampled, ((0, 0), (before, after)), constant_values=1e3)
+    for centre in (before + RO, 0):
+        made = acquisition(long, STEP, discard_pre=before, discard_post=after, center_sample=centre)
+        close(line(made), truth)
+
+
+def test_discarding_more_than_there_is_discards_nothing(sampled, truth):
+    readouts = Readouts(scan())
+    made = acquisition(sampled, STEP, discard_pre=50, discard_post=40)
+    close(readouts.line(made), truth)
+    assert "begin with 50 and end with 40 to be discarded: none is" in readouts.remarks[0]
+
+
+@pytest.mark.parametrize("centre", [0, 1, 17, 31, 33, 63, 64, 1000])
+def test_centre_sample_of_a_full_readout_does_not_matter(sampled, truth, centre):
+    close(line(acquisition(sampled, STEP, center_sample=centre)), truth)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,14 @@ from ismrmrd import Image
 
 from gadgets import mrd, protocol
 from gadgets.acs_buffer import buffer_lines
+from gadgets.anomaly_overlay import overlay
+from gadgets.mask_feedback import feed_back
+from gadgets.pass_reconstruction import reconstruct
 from gadgets.protocol import Channel, MessageId
 from gadgets.protocol.bytes import U16
 from gadgets.protocol.connection import Failure, GadgetConnection, converse
 from gadgets.protocol.messages import read_body
+from pass_recon.pipeline import Pipeline
 from tests.gadgets.acquisitions import header, kspace, lines_of, scan
 
 CONFIG = '<configuration><property name="acceleration" value="4"/></configuration>'
@@ -173,6 +177,104 @@ def test_exception_reaches_the_client_as_an_error_and_reading_goes_on():
     assert ids(messages) == ["RECON_DATA", "ERROR", "CLOSE"]
     assert messages[1].item == "ZeroDivisionError: division of the scan by zero"
     assert outcome == [False]
+
+
+def test_behind_connect_an_error_waits_for_the_end_of_the_input():
+    """A server that receives it earlier hangs up on a client that still sends, and that never reads the sentence."""
+    peer, raised = Peer(), threading.Event()
+
+    def broken(items, the_scan):
+        next(items)
+        raised.set()
+        raise ZeroDivisionError("at the first line")
+        yield
+
+    with conversation(peer, broken):
+        peer.send(frames()[0])
+        assert raised.wait(30)
+        peer.theirs.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.theirs.recv(1)
+        peer.theirs.settimeout(10)
+        peer.send(*frames()[1:], protocol.close())
+        assert ids(peer.received()) == ["ERROR", "CLOSE"]
+
+
+def test_warnings_are_no_errors(caplog):
+    peer = Peer()
+
+    def stage(items, the_scan):
+        yield Failure("slice 0: the plan was late", "warning")
+
+    with conversation(peer, stage) as outcome:
+        peer.send(frames()[0], protocol.close())
+        assert ids(peer.received()) == ["CLOSE"]
+    assert outcome == [True]
+    assert "the plan was late" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"),
+    [
+        (lambda items, the_scan: feed_back(items, the_scan, Pipeline()), "no line of an image came"),
+        (lambda items, the_scan: reconstruct(items, the_scan, Pipeline()), "no slice came to be reconstructed"),
+        (lambda items, the_scan: overlay(items), "no image came from the reconstruction"),
+    ],
+)
+def test_a_stage_that_sees_its_input_end_with_nothing_in_it_says_so(stage, sentence):
+    """What a killed stage before it looks like: a normal CLOSE."""
+    peer = Peer()
+    with conversation(peer, stage):
+        peer.send(protocol.close())
+        messages = peer.received()
+    assert ids(messages) == ["ERROR", "CLOSE"]
+    assert sentence in messages[0].item
+
+
+def test_header_and_configuration_may_end_with_a_nul():
+    peer = Peer(config=CONFIG + "\0", head=header() + "\0")
+    with conversation(peer, buffer_lines):
+        peer.send(*frames(), protocol.close())
+        assert ids(peer.received()) == ["RECON_DATA", "RECON_DATA", "CLOSE"]
+
+
+@pytest.mark.parametrize(("whole_chain", "expected"), [(True, 8.0), (False, 4.0)])
+def test_parameters_as_text_count_where_they_reach_the_whole_chain(whole_chain, expected, caplog):
+    peer, seen = Peer(), []
+
+    def run():
+        converse(peer.accept(), prepare_and_note, whole_chain=whole_chain)
+
+    def prepare_and_note(the_scan):
+        def stage(items):
+            seen.append(the_scan.properties.acceleration)
+            yield from buffer_lines(items, the_scan)
+
+        return stage
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    peer.send(protocol.text('{"parameters": {"acceleration": "8", "colour": "red"}}\0'), *frames(), protocol.close())
+    peer.received()
+    thread.join(30)
+    peer.theirs.close()
+    assert seen == [expected]
+    assert ("colour" in caplog.text) or not whole_chain
+    assert ("are ignored: they reach this stage" in caplog.text) == (not whole_chain)
+
+
+def test_a_wrong_parameter_is_an_error():
+    peer = Peer()
+    thread = threading.Thread(
+        target=lambda: converse(peer.accept(), lambda the_scan: lambda items: items, whole_chain=True)
+    )
+    thread.start()
+    peer.send(protocol.text('{"parameters": {"acceleration": "x"}}'), *frames(), protocol.close())
+    messages = peer.received()
+    thread.join(30)
+    peer.theirs.close()
+    assert ids(messages) == ["ERROR", "CLOSE"]
+    assert "'acceleration' must be a number" in messages[0].item
 
 
 def test_exception_after_the_end_of_the_input_is_told_too():

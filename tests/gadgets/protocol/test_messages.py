@@ -253,3 +253,36 @@ def test_sizes_in_headers_are_those_of_the_body() -> None:
     assert len(protocol.message_of(line).body) == ctypes.sizeof(ismrmrd.AcquisitionHeader) + line.data.nbytes
     meta = len(image.attribute_string.encode())
     assert len(protocol.message_of(image).body) == ctypes.sizeof(ismrmrd.ImageHeader) + 8 + meta + image.data.nbytes
+
+
+def test_strings_end_at_a_nul_that_their_length_may_count() -> None:
+    for identifier, terminated in ((MessageId.CONFIG_SCRIPT, b"<a/>\0"), (MessageId.HEADER, b"<a/>\0\0")):
+        message = Message(identifier, struct.pack("<I", len(terminated)) + terminated)
+        assert message.item == b"<a/>"
+        assert message.terminated
+    message = Message(MessageId.TEXT, protocol.text("größer", terminated=True)[2:])
+    assert (message.item, message.terminated) == ("größer", True)
+    message = Message(MessageId.TEXT, protocol.text("größer")[2:])
+    assert (message.item, message.terminated) == ("größer", False)
+
+
+def test_an_image_whose_meta_is_no_xml_is_unreadable_but_an_image() -> None:
+    image = ismrmrd.Image.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), image_series_index=7)
+    body = Message(MessageId.IMAGE, protocol.encode(image)[2:]).body
+    head = ctypes.sizeof(ismrmrd.ImageHeader)
+    for meta in (b"<not xml", b"<other/>", b"\xff\xfe\xfd"):
+        broken = Message(MessageId.IMAGE, body[:head] + struct.pack("<Q", len(meta)) + meta + body[head + 8 :])
+        with pytest.raises(ProtocolError, match="unreadable IMAGE"):
+            _ = broken.item
+        left = protocol.image_without_meta(broken.body)
+        np.testing.assert_array_equal(left.data, image.data)
+        assert left.image_series_index == 7
+
+
+def test_a_peer_that_is_there_and_does_nothing_is_given_up() -> None:
+    with connected() as (near, _):
+        near.give_up_after(reading=0.2, sending=0.2)
+        with pytest.raises(protocol.PeerStalled, match="stopped sending"):
+            near.read_message()
+        with pytest.raises(protocol.PeerStalled, match="stopped taking"):
+            near.send(b"x" * (64 << 20))

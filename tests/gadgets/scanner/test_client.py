@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import threading
 import time
 
 import h5py
@@ -17,7 +19,7 @@ from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range, line_
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from tests.gadgets.scanner.fake_server import FakeServer, plan_image
-from tests.gadgets.scans import patient_file
+from tests.gadgets.scans import patient_file, write_scan
 
 PE = 64
 ACS = acs_range(PE, acs_count(PE, acs_fraction(4)))
@@ -225,9 +227,113 @@ def test_server_gone_in_mid_scan_keeps_what_came(patient, tmp_path):
     with FakeServer(every_other_edge, acs=len(ACS), misbehave=misbehave) as server:
         report = run(server, patient, tmp_path, plan_timeout=5)
     assert len(report.errors) == 1
-    assert "the server went away after" in report.errors[0]
+    assert "acquisitions sent, the server went away: " in report.errors[0]
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["run/image_1/header"]["slice"].tolist() == [0]
+
+
+def broken_meta(value=1):
+    """An image whose meta is cut off in the middle, as it goes over the wire."""
+    image = ismrmrd.Image.from_array(np.full((8, 6), value, dtype=np.uint16), slice=1, image_series_index=1)
+    frame, head = protocol.encode(image), 2 + ctypes.sizeof(ismrmrd.ImageHeader)
+    meta = b"<ismrmrdMeta><meta><na"
+    return frame[:head] + len(meta).to_bytes(8, "little") + meta + frame[head + 8 :]
+
+
+def test_an_image_whose_meta_is_no_xml_is_stored_and_said(patient, tmp_path):
+    def misbehave(channel, count):
+        if count == 20:
+            channel.send(broken_meta())
+
+    with FakeServer(misbehave=misbehave) as server:
+        report = run(server, patient, tmp_path, closed_loop=False)
+    (error,) = report.errors
+    assert "unreadable IMAGE" in error
+    assert "of series 1 has no meta" in error
+    assert report.images == 4, "all that came are stored, those after it too"
+
+
+def test_a_plan_that_contradicts_itself_is_said_and_nothing_is_lost(patient, tmp_path):
+    def misbehave(channel, count):
+        if count == 5:
+            channel.send(protocol.encode(plan_image(0, PE, [1, 2, 3], PASS_lines=["1", "2", "x"])))
+
+    with FakeServer(misbehave=misbehave) as server:
+        report = run(server, patient, tmp_path, closed_loop=False)
+    assert len(report.errors) == 1
+    assert "names lines that are no numbers" in report.errors[0]
+    assert report.images == 4
+
+
+def test_whatever_ends_the_receiver_is_said(patient, tmp_path, monkeypatch):
+    def full(self, image):
+        raise RuntimeError("no space left in the file")
+
+    monkeypatch.setattr("gadgets.scanner.receiver.ImageFile.append", full)
+    with FakeServer() as server:
+        report = run(server, patient, tmp_path, closed_loop=False)
+    assert "RuntimeError: no space left in the file" in report.errors[0]
+
+
+def test_a_server_that_never_says_close_is_given_up_and_its_images_are_kept(patient, tmp_path):
+    release = threading.Event()
+
+    def misbehave(channel, count):
+        if count == 1 + 3 * PE:
+            release.wait(30)
+
+    with FakeServer(misbehave=misbehave) as server:
+        report = run(server, patient, tmp_path, closed_loop=False, timeout=0.5)
+        release.set()
+    assert report.errors == [
+        f"with {1 + 3 * PE} acquisitions sent, the server is given up: 0.5 s without a word, "
+        "while its images or its CLOSE were awaited"
+    ]
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert len(file["run/image_1/header"]) == 3
+
+
+def test_a_server_that_stops_reading_is_given_up(tmp_path):
+    release = threading.Event()
+    # 40 MB, more than the sockets hold.
+    large = write_scan(tmp_path / "large.h5", np.ones((10, 32, 256, 64), dtype=np.complex64))
+    (tmp_path / "results").mkdir()
+    with FakeServer(misbehave=lambda channel, count: release.wait(60)) as server:
+        report = run(server, large, tmp_path / "results", closed_loop=False, timeout=0.5)
+        release.set()
+    (error,) = report.errors
+    assert error.endswith("acquisitions sent, the server is given up: it took no line for 0.5 s")
+
+
+def test_a_late_plan_is_told_and_no_error(patient, tmp_path, capsys):
+    def late(channel, count):
+        if count == len(ACS) + 1:
+            reason = "no personal plan within the deadline of 50 ms"
+            plan = plan_image(0, PE, every_other_edge(0, PE), PASS_source="population", PASS_fallback=reason)
+            channel.send(protocol.encode(plan))
+
+    with FakeServer(misbehave=late) as server:
+        where = ["-a", "127.0.0.1", "-p", str(server.port), "--closed-loop", "--plan-timeout", "0.3"]
+        assert main(["scan", *where, "-f", str(patient), "-o", str(tmp_path / "out.h5")]) == 0
+    said = capsys.readouterr()
+    assert "population (no personal plan within the deadline of 50 ms)" in said.out
+    assert "deadline" not in said.err
+
+
+def test_what_images_say_of_themselves_is_a_warning(patient, tmp_path, capsys):
+    def misbehave(channel, count):
+        if count == 20:
+            image = ismrmrd.Image.from_array(np.ones((8, 6), dtype=np.uint16), slice=1, image_series_index=1)
+            image.meta = {"PASS_fallback": "no coil maps", "PASS_quality": "spike", "PASS_quality_reason": "coil 2"}
+            channel.send(protocol.encode(image))
+            channel.send(protocol.encode(image))
+
+    with FakeServer(misbehave=misbehave) as server:
+        where = ["-a", "127.0.0.1", "-p", str(server.port)]
+        assert main(["scan", "-q", *where, "-f", str(patient), "-o", str(tmp_path / "out.h5")]) == 0
+    assert capsys.readouterr().err == (
+        "pass-recon scan: warning: slice 1: no coil maps\npass-recon scan: warning: slice 1: spike: coil 2\n"
+    )
 
 
 def test_no_image_leaves_no_file(patient, tmp_path):

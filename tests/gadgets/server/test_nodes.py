@@ -54,10 +54,27 @@ def test_waveforms_pass_stock_gadgets_and_reach_the_node_that_takes_them(port: i
 
 
 def test_a_fault_in_every_line_is_one_error(port: int) -> None:
-    lines = [acquisition(0, coils=3, noise=True), *(acquisition(step, coils=2, noise=True) for step in range(20))]
-    answer = talk(port, scan(configuration(stock_node("NoiseAdjustGadget")), *lines, acquisition(1, coils=3)))
-    assert errors(answer) == ["[NoiseAdjustGadget] ERROR: a noise scan has 2 coils, the one before it 3"]
+    strict = '<property name="pass_nonconformant_data" value="false"/></gadget>'
+    node = stock_node("NoiseAdjustGadget").replace("</gadget>", strict)
+    lines = [acquisition(0, coils=3, noise=True), *(acquisition(step, coils=2) for step in range(20))]
+    answer = talk(port, scan(configuration(node), *lines, acquisition(1, coils=3)))
+    assert errors(answer) == ["[NoiseAdjustGadget] ERROR: an acquisition has 2 coils, the noise scan had 3"]
     assert len(of_kind(answer, MessageId.ACQUISITION)) == 1
+
+
+@pytest.mark.parametrize(("noise", "reason"), [(3, "noise scans have [3] coils, the lines 2"), (2, "holds no noise")])
+def test_noise_that_cannot_be_used_is_one_warning_and_the_lines_pass(port: int, noise: int, reason: str) -> None:
+    bad = acquisition(0, coils=noise, noise=True)
+    bad.data[:] *= noise != 2
+    lines = [acquisition(step, coils=2) for step in range(20)]
+    answer = talk(port, scan(configuration(stock_node("NoiseAdjustGadget")), bad, *lines))
+    assert not errors(answer)
+    [told] = [message.item for message in of_kind(answer, MessageId.TEXT)]
+    assert told.startswith("[NoiseAdjustGadget] WARNING: the noise scan cannot be used, nothing is whitened: ")
+    assert reason in told
+    passed = of_kind(answer, MessageId.ACQUISITION)
+    assert len(passed) == 20
+    np.testing.assert_array_equal(passed[7].item.data, lines[7].data)
 
 
 def echo_first_image_late(release: threading.Event) -> Replay:

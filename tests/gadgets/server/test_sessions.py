@@ -190,10 +190,30 @@ def test_a_chain_whose_stages_differ_in_a_property_warns_the_client(port: int) -
     execute = '<external><execute name="gadgets.{0}" target="{0}" type="python"/>{1}</external>'
     at_8 = '<configuration><property name="acceleration" value="8"/></configuration>'
     chain = execute.format("acs_buffer", at_8) + execute.format("anomaly_overlay", "")
-    texts = [message.item for message in talk(port, scan(configuration(chain))) if message.id == MessageId.TEXT]
+    answer = of_kind(talk(port, scan(configuration(chain))), MessageId.TEXT)
+    texts = [message.item for message in answer if protocol.is_warning_text(message.item)]
     assert len(texts) == 1
-    assert protocol.is_warning_text(texts[0])
     assert "differ in the property 'acceleration': 8 for gadgets.acs_buffer, 4 for gadgets.anomaly_overlay" in texts[0]
+
+
+def test_whatever_ends_the_servers_end_of_a_gadget_is_told(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("gadgets.server.external.ExternalNode._open", refuse)
+    (sentence,) = errors(talk(port, scan(configuration(connect_node(1)), acquisition())))
+    assert sentence.endswith("ERROR: RuntimeError: can't start new thread")
+
+
+def test_a_refused_client_that_pauses_is_listened_to_until_its_close(port: int) -> None:
+    """The server of this fixture cuts off who is silent for a second where a stream cannot be understood."""
+    with Client(port) as client:
+        client.send(protocol.config_file("nothing.xml"), protocol.header(HEADER))
+        time.sleep(1.5)
+        client.send(protocol.encode(acquisition()))
+        time.sleep(0.2)
+        client.send(protocol.close())  # raises where the server has hung up
+        assert "nothing.xml" in errors(client.read_to_close())[0]
 
 
 def test_what_has_no_writer_is_dropped_silently(port: int) -> None:

@@ -18,7 +18,7 @@ from gadgets.properties import Properties
 from gadgets.protocol.connection import Failure
 from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, NORMAL
-from tests.training.data.fastmri_files import KNEE
+from tests.training.data.fastmri_files import KNEE, Volume
 from training.data.case_file import CaseFile
 
 
@@ -158,3 +158,105 @@ def test_what_is_no_fastmri_volume_is_refused(prepared, tmp_path, capsys):
     assert main(["fastmri2mrd", str(prepared.annotations), "-o", str(tmp_path / "x.h5")]) == 1
     assert "is not HDF5" in capsys.readouterr().err
     assert not (tmp_path / "x.h5").exists()
+
+
+def changed(source, path, **datasets):
+    """A copy of a fastMRI file with other datasets."""
+    shutil.copy(source, path)
+    with h5py.File(path, "a") as file:
+        for name, value in datasets.items():
+            if name in file:
+                del file[name]
+            file[name] = value
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return Volume(slices=2, phase=96, margin=4).write(tmp_path_factory.mktemp("small"))
+
+
+def kspace_of(path):
+    with h5py.File(path) as file:
+        return file["kspace"][()]
+
+
+def written(path):
+    """K-space ``(slices, coils, ro, pe)`` and the number of acquisitions, as the library reads the MRD file."""
+    with ScanFile(path) as scan:
+        limit = scan.header.encoding[0].encodingLimits.kspace_encoding_step_1
+        lines = list(scan.acquisitions())
+    found = np.zeros((2, *lines[0].data.shape, 96), dtype=np.complex64)
+    for line in lines:
+        found[line.idx.slice, :, :, line.idx.kspace_encode_step_1 - limit.center + 48] = line.data
+    return found, len(lines)
+
+
+def test_a_test_volume_with_a_mask_becomes_a_prospective_scan(small, tmp_path):
+    mask = np.zeros(96, dtype=bool)
+    mask[::3], mask[42:54] = True, True
+    kspace = kspace_of(small) * mask
+    source = changed(small, tmp_path / "test.h5", kspace=kspace, mask=mask)
+    assert main(["fastmri2mrd", str(source), "-o", str(tmp_path / "scan.h5")]) == 0
+    found, count = written(tmp_path / "scan.h5")
+    assert count == 2 * mask[4:92].sum()
+    np.testing.assert_array_equal(found[..., 4:92], kspace[..., 4:92])
+    with ScanFile(tmp_path / "scan.h5") as scan:
+        parallel = scan.header.encoding[0].parallelImaging
+        flag = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING
+        flagged = [one for one in scan.acquisitions() if one.is_flag_set(flag)]
+        properties = Properties(bundle="classical", mode="prospective", anomaly=False)
+        items = list(run_chain(scan.acquisitions(), scan.header_xml, properties))
+    assert (parallel.calibrationMode.value, parallel.accelerationFactor.kspace_encoding_step_1) == ("embedded", 3)
+    assert len(flagged) == 2 * 13
+    assert not [item for item in items if isinstance(item, Failure)]
+    images = [item for item in items if item.image_series_index == RECONSTRUCTION_SERIES]
+    assert [image.meta["PASS_lines_used"] for image in images] == [f"{mask[4:92].sum()} of 96"] * 2
+
+
+def test_averages_are_averaged_over_those_that_hold_a_line(small, tmp_path):
+    kspace = kspace_of(small)
+    averages = np.stack([0.5 * kspace, kspace, 1.5 * kspace])
+    averages[0, ..., 1::2], averages[1, ..., ::2], averages[2, ..., 1::2] = 0, 0, 0
+    source = changed(small, tmp_path / "averages.h5", kspace=averages)
+    assert main(["fastmri2mrd", str(source), "-o", str(tmp_path / "scan.h5")]) == 0
+    found, _ = written(tmp_path / "scan.h5")
+    np.testing.assert_allclose(found[..., 4:92], kspace[..., 4:92], rtol=1e-5)
+
+
+def test_columns_that_no_average_holds_are_no_acquisitions(small, tmp_path):
+    kspace = kspace_of(small)
+    kspace[..., 4:30:2] = 0
+    source = changed(small, tmp_path / "few.h5", kspace=kspace[None])
+    assert main(["fastmri2mrd", str(source), "-o", str(tmp_path / "scan.h5")]) == 0
+    assert written(tmp_path / "scan.h5")[1] == 2 * (88 - 13)
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ((0, 1, 3, 2), "its third axis should be the readout of 640 samples"),
+        ((1, 0, 2, 3), "its second axis should be the 4 coils"),
+        ((2, 0, 1, 3), "its third axis should be the readout of 640 samples"),
+    ],
+)
+def test_axes_that_do_not_fit_the_header_are_refused(small, tmp_path, capsys, axes, sentence):
+    source = changed(small, tmp_path / "axes.h5", kspace=kspace_of(small).transpose(axes))
+    assert main(["fastmri2mrd", str(source), "-o", str(tmp_path / "scan.h5")]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "scan.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kspace": np.zeros((2, 640, 96), np.complex64)}, "or averages of that on a first axis of five"),
+        ({"kspace": np.zeros((1, 3, 2, 4, 640, 96), np.complex64)}, "or averages of that on a first axis of five"),
+        ({"mask": np.ones(95)}, "a mask of 95 columns does not fit k-space of 96"),
+        ({"mask": np.zeros(96)}, "the mask leaves no column"),
+    ],
+)
+def test_volumes_that_cannot_be_understood_are_refused_with_what_was_found(small, tmp_path, capsys, changes, sentence):
+    source = changed(small, tmp_path / "odd.h5", **changes)
+    assert main(["fastmri2mrd", str(source), "-o", str(tmp_path / "scan.h5")]) == 1
+    assert sentence in capsys.readouterr().err

@@ -15,9 +15,8 @@ from tests.training.conftest import ANNOTATED, MANY_COILS, NORMAL, OTHER_ACQUISI
 from tests.training.data.fastmri_files import KNEE, Volume
 from training.data.case_file import CaseFile
 from training.data.fastmri import FastMriJob, FastMriSettings
-from training.data.fastmri_plus import Study
+from training.data.fastmri_plus import Mark, Study
 from training.data.jobs import do
-from training.data.noise import noise_level
 
 
 def _numpy_coil_images(path, index):
@@ -157,6 +156,17 @@ def test_damage_inside_a_volume_is_found(tmp_path):
     assert "undersampled" in do(FastMriJob(path, FastMriSettings(), Study()), str(tmp_path / "out")).reason
 
 
+def test_boxes_without_extent_are_told(tmp_path):
+    path = replace(NORMAL, coils=4, slices=2).write(tmp_path)
+    marks = (Mark(0, 100, 100, 0, 5, "Mass"), Mark(1, 90, 90, 0, 0, "Mass"), Mark(1, 100, 100, 20, 20, "Mass"))
+    (tmp_path / "out").mkdir()
+    outcome = do(FastMriJob(path, FastMriSettings(), Study(True, marks, ())), str(tmp_path / "out"))
+    assert outcome.fate == "written", outcome
+    with CaseFile(tmp_path / "out" / f"{path.stem}.h5") as case:
+        assert case.info.note == "2 annotated boxes are points or lines without extent and are left out"
+        assert [len(record.boxes) for record in case.records] == [0, 1]
+
+
 def test_a_narrow_volume_is_padded_and_an_empty_slice_survives(tmp_path):
     narrow = Volume(phase=264, slices=2, blob_slice=1)
     path = narrow.write(tmp_path)
@@ -171,11 +181,6 @@ def test_a_narrow_volume_is_padded_and_an_empty_slice_survives(tmp_path):
         assert float(case.coil_images(1)[..., :28].abs().max()) == 0
         row, column, _, _ = narrow.blob
         assert float(case.image(1).abs()[row, column]) > 0.9
-
-
-def test_noise_level_of_pure_noise():
-    noise = 0.3 * torch.randn(5, 200, 160, dtype=torch.complex64)
-    assert noise_level(noise) == pytest.approx(0.3, rel=0.03)
 
 
 @pytest.mark.slow

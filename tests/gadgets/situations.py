@@ -1,0 +1,287 @@
+"""Scans as they really come: each with what is odd about it, the image that is right, and the words that must be said.
+
+All show the same object, or several slices of it, so that each has its truth: the coil-combined image itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from ismrmrd import constants as flags
+from numpy.typing import NDArray
+
+from tests.gadgets.acquisitions import acquisition, coil_images, header, kspace, oversampled
+
+RO, PE, COILS = 64, 64, 6
+CALIBRATION, NOISE = flags.ACQ_IS_PARALLEL_CALIBRATION, flags.ACQ_IS_NOISE_MEASUREMENT
+LIMITS = (0, PE - 1, PE // 2)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A scan.
+
+    Attributes
+    ----------
+    header
+        The XML.
+    acquisitions
+        Made anew for each run.
+    images
+        Slice, repetition and set of the images that must come.
+    said
+        Words that a warning must hold; without, nothing may be said.
+    tolerance
+        NRMSE of each image.
+    recon
+        (readout, phase) pixels of the images.
+    """
+
+    header: str
+    acquisitions: Callable[[], Iterator[Any]]
+    images: tuple[tuple[int, int, int], ...] = ((0, 0, 0),)
+    said: tuple[str, ...] = ()
+    tolerance: float = 0.06
+    recon: tuple[int, int] = (RO, PE)
+    wanted: NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+@cache
+def data(seed: int = 0) -> NDArray[np.complex64]:
+    """``(coils, 2 RO, PE)`` as a scanner samples it."""
+    return oversampled(kspace(ro=RO, pe=PE, coils=COILS, seed=seed))
+
+
+@cache
+def truth(seed: int = 0) -> NDArray[np.float32]:
+    """``(RO, PE)``: the root sum of squares of the coils."""
+    images = coil_images(ro=RO, pe=PE, coils=COILS, seed=seed)
+    return np.sqrt((np.abs(images) ** 2).sum(0)).astype(np.float32)
+
+
+def head(*, repetitions: int = 1, **changes: Any) -> str:
+    """A header of this grid."""
+    many = f"<repetition><minimum>0</minimum><maximum>{repetitions - 1}</maximum><center>0</center></repetition>"
+    return header(**({"ro": RO, "pe": PE, "limits": LIMITS, "extra_limits": many} | changes))
+
+
+def lines(steps: Any, *marks: int, offset: int = 0, factor: float = 1.0, seed: int = 0, **fields: Any) -> Iterator[Any]:
+    """Lines of the grid ``steps``, numbered ``offset`` less."""
+    k = data(seed)
+    for step in steps:
+        yield acquisition(factor * k[..., step], step - offset, *marks, **fields)
+
+
+def _with_user_5(made: Iterator[Any], value: int) -> Iterator[Any]:
+    for one in made:
+        one.idx.user[5] = value
+        yield one
+
+
+def _noise(coils: int, samples: int = 256, *, dead: int | None = None, value: float = 1.0) -> Any:
+    draws = np.random.default_rng(0).normal(size=(2, coils, samples))
+    noise = (1e-3 * value * (draws[0] + 1j * draws[1])).astype(np.complex64)
+    if dead is not None:
+        noise[dead] = 0
+    return acquisition(noise, 0, NOISE)
+
+
+FULL, EVEN = range(PE), range(0, PE, 2)
+ACS = range(PE // 2 - 12, PE // 2 + 12)
+THREE = ((0, 0, 0), (0, 1, 0), (0, 2, 0))
+SEPARATE = {"calibration": "separate"}
+
+
+def _chain(*parts: Any) -> Callable[[], Iterator[Any]]:
+    """Acquisitions of several makers one after the other."""
+
+    def made() -> Iterator[Any]:
+        for part in parts:
+            yield from part() if callable(part) else [part]
+
+    return made
+
+
+def _other_grid() -> Iterator[Any]:
+    """Calibration lines of half the readout and half the lines: the same field of view, seen more coarsely."""
+    k = data()[:, RO // 2 : RO // 2 + RO]
+    for number, step in enumerate(range(PE // 2 - 16, PE // 2 + 16)):
+        yield acquisition(k[..., step], number, CALIBRATION, encoding_space_ref=1)
+
+
+def _wide_grid() -> Iterator[Any]:
+    """Calibration lines of a field of view that is half as large again along both axes."""
+    images = coil_images(ro=RO, pe=PE, coils=COILS)
+    pads = ((0, 0), (PE // 4, PE // 4), (PE // 4, PE // 4))
+    wide = np.pad(images, pads)
+    k = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(wide, axes=(1, 2)), norm="ortho"), axes=(1, 2))
+    for step in range(32, 64):
+        yield acquisition(k[:, 24:72, step].astype(np.complex64), step - 32, CALIBRATION, encoding_space_ref=1)
+
+
+def _two_encodings(matrix: tuple[int, int], fov: tuple[float, float], recon_fov: float, limits: str = "") -> str:
+    text = head(calibration="separate")
+    first = text[text.index("<encoding>") : text.index("</encoding>") + len("</encoding>")]
+    space = (
+        "<matrixSize><x>{}</x><y>{}</y><z>1</z></matrixSize><fieldOfView_mm><x>{}</x><y>{}</y><z>5</z></fieldOfView_mm>"
+    )
+    second = (
+        f"<encoding><encodedSpace>{space.format(*matrix, *fov)}</encodedSpace>"
+        f"<reconSpace>{space.format(matrix[1], matrix[1], recon_fov, recon_fov)}</reconSpace>"
+        f"<encodingLimits>{limits}</encodingLimits><trajectory>cartesian</trajectory></encoding>"
+    )
+    return text.replace(first, first + second)
+
+
+def _plain_header(**spaces: Any) -> str:
+    """A header with other matrices and fields of view: ``encoded``, ``recon`` as (x, y, mm, mm)."""
+    text = head(limits=spaces.pop("limits", LIMITS))
+    for name, (x, y, wide, high) in spaces.items():
+        before, after = text[: text.index(f"<{name}Space>")], text[text.index(f"</{name}Space>") :]
+        text = (
+            f"{before}<{name}Space><matrixSize><x>{x}</x><y>{y}</y><z>1</z></matrixSize>"
+            f"<fieldOfView_mm><x>{wide}</x><y>{high}</y><z>5</z></fieldOfView_mm>{after}"
+        )
+    return text
+
+
+SITUATIONS: dict[str, Situation] = {
+    "nothing odd": Situation(head(), lambda: lines(FULL)),
+    # Headers.
+    "unknown elements": Situation(
+        head().replace("<encoding>", "<x/><encoding>").replace("</trajectory>", "</trajectory><new>1</new>"),
+        lambda: lines(FULL),
+    ),
+    "enumerations in capitals, sizes as decimals": Situation(
+        head(calibration="EMBEDDED", trajectory="CARTESIAN").replace(f"<y>{PE}</y>", f"<y>{PE}.0</y>"),
+        lambda: lines(FULL),
+    ),
+    "no limits": Situation(head(limits=None), lambda: lines(FULL)),
+    "limits of zero": Situation(head(limits=(0, 0, 0)), lambda: lines(FULL)),
+    # Sizes.
+    "twofold oversampling untold": Situation(
+        _plain_header(encoded=(RO, PE, 300, 300)), lambda: lines(FULL), said=("2-fold oversampling",)
+    ),
+    "twofold oversampling told by the field of view alone": Situation(
+        _plain_header(encoded=(RO, PE, 600, 300)), lambda: lines(FULL), said=("2-fold oversampling",)
+    ),
+    # Centres.
+    "centre off by one": Situation(head(limits=(0, PE - 1, PE // 2 + 1)), lambda: lines(FULL), said=("step 32",)),
+    "centre off by minus one": Situation(head(limits=(0, PE - 1, PE // 2 - 1)), lambda: lines(FULL), said=("step 32",)),
+    "centre left at zero": Situation(head(limits=(0, PE - 1, 0)), lambda: lines(FULL), said=("step 32",)),
+    "centre wrong by ten": Situation(
+        head(limits=(0, PE - 1, 42)), lambda: lines(FULL), said=("step 42", "32 is taken")
+    ),
+    "centre of the full matrix in partial Fourier": Situation(
+        head(limits=(0, 47, 32)),
+        lambda: lines(range(16, PE), offset=16),
+        said=("step 32", "16 is taken"),
+        tolerance=0.12,
+    ),
+    "the same, with the centre in user 5": Situation(
+        head(limits=(0, 47, 32)),
+        lambda: _with_user_5(lines(range(16, PE), offset=16), 16),
+        said=("step 32", "16 is taken"),
+        tolerance=0.12,
+    ),
+    "user 5 that means something else": Situation(head(), lambda: _with_user_5(lines(FULL), 3)),
+    "limits beyond the matrix": Situation(head(limits=(0, 2 * PE - 1, PE // 2)), lambda: lines(FULL)),
+    "lines off the grid": Situation(
+        head(), _chain(lambda: lines([5], offset=-200), lambda: lines(FULL)), said=("line 205 of a grid of 64",)
+    ),
+    # Calibration.
+    "calibration before repetitions": Situation(
+        head(repetitions=3, **SEPARATE),
+        _chain(
+            lambda: lines(ACS, CALIBRATION, factor=0.5),
+            *(lambda r=r: lines(EVEN, repetition=r) for r in range(3)),
+        ),
+        images=THREE,
+    ),
+    "calibration embedded in the first repetition alone": Situation(
+        head(repetitions=3, calibration="embedded"),
+        _chain(
+            lambda: lines(sorted({*EVEN, *ACS})),
+            *(lambda r=r: lines(EVEN, repetition=r) for r in (1, 2)),
+        ),
+        images=THREE,
+        said=("repetition 1 has too few lines",),
+    ),
+    "calibration in another set": Situation(
+        head(**SEPARATE), _chain(lambda: lines(ACS, CALIBRATION, set=1), lambda: lines(EVEN))
+    ),
+    "calibration in another set, untold": Situation(
+        head(), _chain(lambda: lines(ACS, CALIBRATION, set=1), lambda: lines(EVEN)), said=("set 1",)
+    ),
+    "calibration after the image": Situation(
+        head(**SEPARATE), _chain(lambda: lines(EVEN), lambda: lines(ACS, CALIBRATION, factor=3))
+    ),
+    "calibration in a second encoding space": Situation(
+        _two_encodings((RO, PE // 2), (600, 300), 300), _chain(_other_grid, lambda: lines(EVEN))
+    ),
+    "calibration of another field of view": Situation(
+        _two_encodings((48, 48), (450, 450), 450), _chain(_wide_grid, lambda: lines(EVEN))
+    ),
+    "separate lines numbered from 0": Situation(
+        head(**SEPARATE), _chain(lambda: lines(ACS, CALIBRATION, offset=ACS.start), lambda: lines(EVEN))
+    ),
+    "declared separate but absent": Situation(head(**SEPARATE), lambda: lines(FULL)),
+    "declared separate but embedded": Situation(head(**SEPARATE), lambda: lines(sorted({*EVEN, *ACS}))),
+    "calibration of other coils": Situation(
+        head(**SEPARATE),
+        _chain(
+            lambda: (acquisition(one.data[:3], one.idx.kspace_encode_step_1, CALIBRATION) for one in lines(ACS)),
+            lambda: lines(sorted({*EVEN, *ACS})),
+        ),
+        said=("3 coils, the image 6",),
+    ),
+    "interleaved over repetitions": Situation(
+        head(repetitions=4, calibration="interleaved"),
+        _chain(*(lambda r=r: lines(range(r % 2, PE, 2), repetition=r) for r in range(4))),
+        images=(*THREE, (0, 3, 0)),
+        said=("too few lines around the centre",),
+    ),
+    "interleaved over cardiac phases": Situation(
+        head(calibration="interleaved"),
+        _chain(*(lambda p=p: lines(range(p % 2, PE, 2), phase=p) for p in range(2))),
+        images=((0, 0, 0), (0, 0, 0)),
+        said=("too few lines around the centre",),
+    ),
+    "three slices, each with its own": Situation(
+        head(**SEPARATE),
+        _chain(
+            *(lambda n=n: lines(ACS, CALIBRATION, slice=n, seed=n) for n in range(3)),
+            *(lambda n=n: lines(EVEN, slice=n, seed=n) for n in range(3)),
+        ),
+        images=((0, 0, 0), (1, 0, 0), (2, 0, 0)),
+    ),
+    # Counters.
+    "each line twice, untold": Situation(
+        head(),
+        lambda: (one for step in FULL for average in (0, 1) for one in lines([step], average=average)),
+        said=("came again",),
+    ),
+    "the whole scan twice, untold": Situation(
+        head(), _chain(lambda: lines(FULL), lambda: lines(FULL, average=1)), said=("came again",)
+    ),
+    "segments untold": Situation(
+        head(), _chain(lambda: lines(range(1, PE, 2), segment=1), lambda: lines(EVEN, segment=0))
+    ),
+    "repetitions untold": Situation(
+        head(), _chain(*(lambda r=r: lines(FULL, repetition=r) for r in range(3))), images=THREE
+    ),
+    # Noise scans.
+    "noise of other coils": Situation(
+        head(), _chain(_noise(4), lambda: lines(FULL)), said=("noise scans have [4] coils, the lines 6",)
+    ),
+    "noise of zeros": Situation(head(), _chain(_noise(6, value=0), lambda: lines(FULL)), said=("no noise",)),
+    "noise of NaN": Situation(head(), _chain(_noise(6, value=np.nan), lambda: lines(FULL)), said=("no noise",)),
+    "noise of few samples": Situation(head(), _chain(_noise(6, 4), lambda: lines(FULL)), said=("4 noise samples",)),
+    "a coil that is silent in the noise": Situation(
+        head(), _chain(_noise(6, dead=2), lambda: lines(FULL)), said=("coil 2 is silent",), tolerance=0.25
+    ),
+}  # fmt: skip
