@@ -71,12 +71,11 @@ def _candidates(samples: Tensor, lines: Tensor, centre: int) -> Tensor:
     others = (width * around - magnitude) / (width - 1)
     suspicious = magnitude > _SUSPICIOUS * others
     ro = samples.shape[1]
-    near = (torch.arange(ro, device=samples.device) - ro // 2).abs() <= _NEAR
-    suspicious |= near[:, None] & ((lines - centre).abs() <= _NEAR)
-    if samples.shape[0] < _COILS_AT_THE_CENTRE:
-        # An object that fills the field of view has a peak there that a single coil does not tell from a spike.
-        peak = (torch.arange(ro, device=samples.device) - ro // 2).abs() <= 1
-        suspicious &= ~(peak[:, None] & ((lines - centre).abs() <= 1))
+    near = ((torch.arange(ro, device=samples.device) - ro // 2).abs() <= _NEAR)[:, None] & (
+        (lines - centre).abs() <= _NEAR
+    )
+    # An object that fills the field of view has peaks there that a few coils do not tell from spikes.
+    suspicious = suspicious & ~near if samples.shape[0] < _COILS_AT_THE_CENTRE else suspicious | near
     return suspicious.nonzero()
 
 
