@@ -28,8 +28,8 @@ class PublishedEnhancer(nn.Module):
         bricks = [layer for pair in pairwise(widths) for layer in group_norm_block(*pair)]
         self.layers = nn.Sequential(*bricks, *group_norm_head(64))
 
-    def forward(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
-        """Complex ``(b, ro, pe)`` and real ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``."""
+    def forward(self, image: Tensor, anomaly_map: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Complex and real ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``; it knows nothing of conditions."""
         gated = self.features(as_channels(image)) * self.gate(anomaly_map.unsqueeze(1))
         return image + as_complex(self.layers(gated))
 
@@ -40,14 +40,16 @@ class GatedUnetEnhancer(nn.Module):
     ``G(a·x, map) = a·G(x, map)`` for every a > 0, as for ``UnetDenoiser``, whose parameters it shares.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2, condition: int = 0
+    ) -> None:
         super().__init__()
-        self.network = MultiScale(channels, blocks, patch, gated=True)
+        self.network = MultiScale(channels, blocks, patch, gated=True, condition=condition)
 
-    def forward(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
-        """Complex ``(b, ro, pe)`` and real ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``."""
+    def forward(self, image: Tensor, anomaly_map: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Complex and real ``(b, ro, pe)``, if conditioned ``(b, condition)``, to complex64 ``(b, ro, pe)``."""
         scale = root_mean_square(image)
-        change = self.network(as_channels(image / scale), anomaly_map.unsqueeze(1))
+        change = self.network(as_channels(image / scale), anomaly_map.unsqueeze(1), condition)
         return image + scale * as_complex(change)
 
 
