@@ -1,4 +1,4 @@
-"""`pass-recon train backbone | netad | reconstruction | sampling | all`: the stages of training, one after the other.
+"""`pass-recon train backbone | netad | reconstruction | sampling | mixture | all`: the stages of training.
 
 A run that is started again goes on where it stopped: Ctrl-C, a killed process or the end of a machine's time cost a few
 minutes at most. Several GPUs or machines: `torchrun --nproc-per-node 4 -m pass_recon_cli.main train reconstruction …`.
@@ -27,6 +27,7 @@ HELP = {
     "netad": "the anomaly detectors: adapters on a frozen CLIP, from few annotated cases",
     "reconstruction": "the reconstructor and the population's lines, together",
     "sampling": "the network that chooses each patient's lines; the reconstructor is fixed",
+    "mixture": "one reconstructor for any lines, coils, sizes and noise, by the clock",
     "all": "every stage of a recipe in its order, then the bundles",
 }
 
@@ -56,17 +57,18 @@ def add_parsers(subparsers: Any) -> None:
 
 def _run(name: str, args: argparse.Namespace) -> int:
     from pass_recon.types import InputError
-    from training.stages import STAGES, train_all
+    from training.stages import MIXTURE, STAGES, train_all
 
+    stages = {**STAGES, MIXTURE.name: MIXTURE}
     if name != "all" and args.list:
-        _list(STAGES[name])
+        _list(stages[name])
         return 0
     if not args.data or not args.output:
         raise InputError("give prepared datasets with --data, and a run folder with -o")
     if name == "all":
         train_all(args.config, args.data, args.output, args.device, changes=args.changes)
         return 0
-    stage = STAGES[name]
+    stage = stages[name]
     stage.train(stage.settings(args.config, args.changes), args.data, args.output, args.device)
     return 0
 

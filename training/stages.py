@@ -73,6 +73,9 @@ STAGES = {
     )
 }
 
+# By the clock, and so quick on a GPU and so slow without one that it is no part of a recipe run in one go.
+MIXTURE = Stage("mixture", "training.train_mixture", "MixtureTraining", "train_mixture")
+
 
 def train_all(
     recipe: Path, data: Sequence[Path], folder: Path, device: str = "auto", *, changes: Sequence[str] = ()

@@ -197,7 +197,7 @@ def espirit_maps(
     -----
     H(q) holds only spatial frequencies below k, so that it is computed on a grid of (2k − 1)² pixels and interpolated
     exactly. Its first eigenvectors come from a Chebyshev filter instead of a decomposition, and only on a grid four
-    times as fine as H(q) needs: in their common phase they are smooth, and cubic interpolation gives the pixels between.
+    times as fine as H(q) needs: in their common phase they are smooth, and cubic interpolation gives the other pixels.
     No decomposition finds the kernels either, since only the projection onto their span counts: it is a sign of a
     matrix, which products alone approach.
     """
@@ -287,7 +287,7 @@ def _largest_singular_value(patches: Tensor) -> Tensor:
 
 
 def _above(gram: Tensor, threshold: float) -> Tensor:
-    """Projection ``(batch, n, n)`` onto the eigenvectors of a Gram matrix of norm 1 whose eigenvalue passes a threshold.
+    """Projection ``(batch, n, n)`` onto those eigenvectors of a Gram matrix of norm 1 that pass a threshold.
 
     (G − τ)(G + τ)⁻¹ has eigenvalues between −1 and 1 of the right sign already; its products sharpen them.
     """
@@ -311,7 +311,7 @@ def _coarse_covariance(kernels: Tensor) -> Tensor:
 
 
 def _map_points(size: int, points: int) -> Tensor:
-    """Places ``(n,)`` in fields of view from the centre where maps are computed: all pixels, or evenly spread points."""
+    """Places ``(n,)`` in fields of view from the centre: all pixels, or fewer points, evenly spread."""
     count = size if points >= size else points
     return (torch.arange(count, dtype=torch.float64) - count // 2) / count
 
@@ -324,7 +324,7 @@ def _interpolation(places: Tensor, coarse: int) -> Tensor:
 
 
 def _on_pixels(values: Tensor, shape: tuple[int, int], period: int) -> Tensor:
-    """``(..., n_ro, n_pe)`` on evenly spread points to ``(..., ro, pe)`` on pixels; n_ro points span ``period`` rows."""
+    """``(..., n_ro, n_pe)`` on even points, which span ``period`` rows, to ``(..., ro, pe)`` on pixels."""
     to_rows, to_columns = (
         _cubic(fine, coarse, whole).to(values.real.dtype).to(values.device)
         for fine, coarse, whole in zip(shape, values.shape[-2:], (period, shape[1]), strict=True)
@@ -336,7 +336,7 @@ def _on_pixels(values: Tensor, shape: tuple[int, int], period: int) -> Tensor:
 
 
 def _cubic(fine: int, coarse: int, period: int) -> Tensor:
-    """``(fine, coarse)`` cubic convolution (Keys 1981) of a function of this period in pixels, between centred grids."""
+    """``(fine, coarse)`` cubic convolution (Keys 1981) of a function of this period in pixels."""
     places = (torch.arange(fine, dtype=torch.float64) - fine // 2) * (coarse / period) + coarse // 2
     apart = (places[:, None] - torch.arange(coarse) + coarse / 2).remainder(coarse) - coarse / 2
     x = apart.abs()

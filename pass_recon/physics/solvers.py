@@ -97,7 +97,7 @@ def implicit_conjugate_gradient(
     with torch.no_grad():
         solution = conjugate_gradient(normal, rhs, iterations=iterations, start=start)
     missing = as_complex(rhs) - as_complex(normal(solution))
-    return _Implicit.apply(solution, missing, normal, damping.detach(), iterations)  # type: ignore[no-any-return]
+    return _Implicit.apply(solution, missing, normal, damping.detach(), iterations)
 
 
 class _Implicit(torch.autograd.Function):

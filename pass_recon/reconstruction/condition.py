@@ -1,4 +1,4 @@
-"""What a reconstructor may know of a scan beside its data: how fast, how noisy, how regular. All from the data itself."""
+"""What a reconstructor may know of a scan: how fast, how noisy, how regular. All of it from the data itself."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _HIDDEN = 64
 # Typical value and spread of each feature over the scans of the training mixture, so that networks see about ±1.
 _TYPICAL = (1.7, -3.8, -1.2, 0.25, 0.05, 3.0)
 _SPREAD = (0.7, 0.8, 0.45, 0.2, 0.08, 1.0)
+_MOST_COILS = 10.0
 _FARTHEST = 3.0  # spreads from the typical value: what a network has never seen must not carry it away
 
 
@@ -27,7 +28,7 @@ def scan_features(kspace: Tensor, line_mask: Tensor, image: Tensor) -> Tensor:
     line_mask
         ``(b, pe)`` or ``(pe,)``, bool or 0 and 1.
     image
-        ``(b, ro, pe)`` complex, a first image.
+        ``(b, ro, pe)`` complex, the coil-combined image with missing lines left at zero.
 
     Returns
     -------
@@ -35,7 +36,7 @@ def scan_features(kspace: Tensor, line_mask: Tensor, image: Tensor) -> Tensor:
         ``(b, 6)``: log₂ of the acceleration; log₂ of the fraction of lines in the ACS; log₁₀ of the noise over the
         image's root mean square; the highest side lobe of the point spread function (1 / R and less for random lines,
         up to 1 for evenly spaced ones); how far the lines' centre is from that of k-space, as a fraction of all lines;
-        log₂ of the number of coils.
+        log₂ of the number of coils, of which more than ten count as ten: they may come compressed or not.
     """
     with torch.no_grad():
         pe = line_mask.shape[-1]
@@ -51,7 +52,7 @@ def scan_features(kspace: Tensor, line_mask: Tensor, image: Tensor) -> Tensor:
         apart = torch.minimum(place, pe - place)
         lobe = spread.masked_fill(apart <= width[:, None], 0).amax(-1) / count
         centre = (acquired * (place - pe // 2)).sum(-1).abs() / (count * pe)
-        coils = torch.full_like(count, float(kspace.shape[-3])).log2()
+        coils = torch.full_like(count, min(float(kspace.shape[-3]), _MOST_COILS)).log2()
         features = torch.stack(
             ((pe / count).log2(), (acs / pe).log2(), noise.clamp(min=1e-6).log10(), lobe, centre, coils), dim=-1
         )

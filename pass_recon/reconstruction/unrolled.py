@@ -118,7 +118,12 @@ class UnrolledReconstructor(nn.Module):
         return float(self.denoiser_weight.detach()) + self.config.rho / 2
 
     def forward(
-        self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
+        self,
+        kspace: Tensor,
+        coil_maps: Tensor,
+        line_mask: Tensor,
+        anomaly: AnomalyMap | None = None,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Reconstruct; the last stage's image and its global image.
 
@@ -133,6 +138,8 @@ class UnrolledReconstructor(nn.Module):
         anomaly
             ``(b, ro, pe)`` complex to a map ``(b, ro, pe)`` in 0 to 1, called once a stage without gradient. None
             stands for a map of zeros.
+        features
+            ``(b, 6)`` `scan_features`, where they are known: those of the whole scan with a crop of it, say.
 
         Returns
         -------
@@ -144,14 +151,19 @@ class UnrolledReconstructor(nn.Module):
         InputError
             If shapes do not go together.
         """
-        for stage in self.iterate(kspace, coil_maps, line_mask, anomaly):
+        for stage in self.iterate(kspace, coil_maps, line_mask, anomaly, features):
             last = stage
         if kspace.ndim == 3:
             return last.image[0], last.global_image[0]
         return last.image, last.global_image
 
     def iterate(
-        self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
+        self,
+        kspace: Tensor,
+        coil_maps: Tensor,
+        line_mask: Tensor,
+        anomaly: AnomalyMap | None = None,
+        features: Tensor | None = None,
     ) -> Iterator[Stage]:
         """The stages one after another, for intermediate results and for losses on the map; arguments as `forward`."""
         if kspace.ndim not in (3, 4) or kspace.shape[-3:] != coil_maps.shape[-3:]:
@@ -165,7 +177,10 @@ class UnrolledReconstructor(nn.Module):
             measured = measured if kspace.ndim == 4 else measured.reshape(1, *measured.shape[-2:])
             iterations = self.config.initial_iterations or self.config.cg_iterations
             image = self._consistent(operator, measured, self.denoiser_weight, None, iterations)
-        steps = self._iterations(kspace if kspace.ndim == 4 else kspace[None], line_mask, image)
+            if self.condition is not None and features is None:
+                acquired = kspace * line_mask[..., None, None, :]
+                features = scan_features(acquired.reshape(-1, *acquired.shape[-3:]), line_mask, measured)
+            steps = self._iterations(features)
         dual = torch.zeros_like(image)
         for stage in range(self.config.stages):
             first, *inner = steps[stage * (1 + self.config.inner_iterations) :]
@@ -175,18 +190,17 @@ class UnrolledReconstructor(nn.Module):
             image, dual = self._inner(operator, measured, global_image, anomaly_map, dual, inner, is_last=is_last)
             yield Stage(image, global_image, anomaly_map)
 
-    def _iterations(self, kspace: Tensor, line_mask: Tensor, image: Tensor) -> list[_Iteration]:
+    def _iterations(self, features: Tensor | None) -> list[_Iteration]:
         """What every iteration knows of the scan, and its λ₁ and λ₂."""
-        if self.condition is None:
+        if self.condition is None or features is None:
             count = self.config.stages * (1 + self.config.inner_iterations)
             return [_Iteration(None, self.denoiser_weight, self.enhancer_weight)] * count
-        with single_precision(image):
-            features, factors = self.condition(scan_features(kspace * line_mask[..., None, None, :], line_mask, image))
-            first, second = factors[..., None, None].unbind(-3)
-            return [
-                _Iteration(known, self.denoiser_weight * to_denoiser, self.enhancer_weight * to_enhancer)
-                for known, to_denoiser, to_enhancer in zip(features, first, second, strict=True)
-            ]
+        known, factors = self.condition(features)
+        first, second = factors[..., None, None].unbind(-3)
+        return [
+            _Iteration(of_step, self.denoiser_weight * to_denoiser, self.enhancer_weight * to_enhancer)
+            for of_step, to_denoiser, to_enhancer in zip(known, first, second, strict=True)
+        ]
 
     def _inner(
         self,

@@ -243,7 +243,8 @@ def test_a_gap_keeps_maps_right_where_the_object_leaves_the_readout() -> None:
     ends = slice(80 - 30, 80 + 30)  # the object is longer than this field of view
     image, maps = wide.image[ends], wide.coil_maps[:, ends]
     inside = wide.inside[ends]
-    assert inside[0].any() and inside[-1].any()
+    assert inside[0].any()
+    assert inside[-1].any()
     kspace = fft2c(maps * image)
     errors = [
         distance(espirit_maps(kspace, (round(24 * (1 + gap / 60)), 24), gap=gap, crop=0.0), maps)[inside].quantile(0.99)
