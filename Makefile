@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OPEN_MS ?= ../shared/data/open_ms
 RUNS ?= runs
 
-.PHONY: demo test test-all lint bench bundles clean
+.PHONY: demo test test-all lint bench bundles peers clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -34,6 +34,9 @@ bench: $(VENV)/.installed  ## each timing as a ratio to a peer measured in the s
 
 bundles: $(VENV)/.installed  ## prepare data, train every stage, make the bundles; goes on where it stopped
 	BIN=$(BIN) OPEN_MS=$(OPEN_MS) RUNS=$(RUNS) bash training/recipes/shipped.sh
+
+peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools
 
 clean:
 	rm -rf $(VENV) demo_output

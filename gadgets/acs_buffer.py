@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,7 +10,8 @@ from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import mrd
-from gadgets.stream import Failure, run_gadget
+from gadgets.finished_slices import DroppedLines, FinishedSlices, Warnings
+from gadgets.protocol.connection import Failure, run_gadget
 from pass_recon.types import InputError
 
 
@@ -20,7 +20,7 @@ def acs_buffer(connection: Connection) -> None:
     run_gadget(connection, lambda scan: lambda acquisitions: buffer_lines(acquisitions, scan))
 
 
-def buffer_lines(acquisitions: Iterable[Any], scan: mrd.Scan) -> Iterator[ReconData | Failure]:
+def buffer_lines(acquisitions: Iterable[Any], scan: mrd.ScanContext) -> Iterator[ReconData | Failure]:
     """Collect lines into slices.
 
     Parameters
@@ -32,10 +32,11 @@ def buffer_lines(acquisitions: Iterable[Any], scan: mrd.Scan) -> Iterator[ReconD
 
     Yields
     ------
-    The ACS of each slice once its last line has come, each whole slice at its end, and a failure for each line that
-    could not be used.
+    The ACS of each slice once its last line has come, each whole slice once it is over and its calibration is there,
+    and failures: warnings of what was made up for, errors for what is lost.
     """
-    readouts, slices, dropped = mrd.Readouts(scan), mrd.SliceSorter(scan), _Dropped()
+    readouts, slices, warnings = mrd.Readouts(scan), mrd.SliceSorter(scan), Warnings()
+    finished, dropped = FinishedSlices(scan, slices, warnings), DroppedLines()
     for acquisition in (item for item in acquisitions if isinstance(item, ismrmrd.Acquisition)):
         slices.watch(acquisition)
         try:
@@ -43,50 +44,27 @@ def buffer_lines(acquisitions: Iterable[Any], scan: mrd.Scan) -> Iterator[ReconD
                 readouts.add_noise(acquisition)
             if not mrd.is_for_images(acquisition):
                 continue
+            if slices.is_reference(acquisition):
+                _add_reference(acquisition, readouts, slices)
+                continue
             part = slices.slice_of(acquisition)
             part.add(acquisition, readouts.line(acquisition))
-            if part.acs_just_completed():
+            # A calibration scan under another name would wait for its image for ever.
+            if not (part.only_calibration and scan.properties.mode != "closed_loop") and part.acs_just_completed():
                 yield mrd.acs_message(part)
         except InputError as error:
             yield from dropped.line(acquisition, error)
-        while readouts.complaints:
-            yield Failure(readouts.complaints.pop(), "input")
+        yield from warnings.new([*scan.remarks, *readouts.remarks])
         for ended in slices.ended_by(acquisition):
-            yield from _whole(ended, dropped)
+            yield from dropped.summary(ended.key)
+            yield from finished.over(ended)
     for left, truncated in slices.rest():
-        if truncated:
-            yield Failure(f"{left.key} is truncated: {left.received} lines came, none marked as its last", "input")
-        yield from _whole(left, dropped)
+        yield from dropped.summary(left.key)
+        yield from finished.left(left, truncated=truncated)
+    yield from finished.rest()
+    yield from dropped.rest()
 
 
-def _whole(ended: mrd.Slice, dropped: _Dropped) -> Iterator[ReconData | Failure]:
-    yield from dropped.summary(ended.key)
-    if not ended.has_acs():
-        came = sum(line in ended.calibration.sums for line in ended.acs)
-        lines = f"lines {ended.acs.start} to {ended.acs.stop - 1}"
-        yield Failure(f"{ended.key} has no complete ACS: {came} of {len(ended.acs)} came ({lines})", "input")
-    if ended.image.sums:
-        yield mrd.slice_message(ended)
-    else:
-        yield Failure(f"{ended.key} has no line that can be used, so there is no image of it", "input")
-
-
-class _Dropped:
-    """Says which line was dropped and why, but only once for each slice and reason."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[tuple[mrd.SliceKey, str]] = Counter()
-
-    def line(self, acquisition: ismrmrd.Acquisition, error: InputError) -> Iterator[Failure]:
-        key = mrd.SliceKey.of(acquisition)
-        # The numbers in the sentence differ from line to line, the reason does not.
-        reason = "".join(character for character in str(error) if not character.isdigit())
-        self._counts[key, reason] += 1
-        if self._counts[key, reason] == 1:
-            step = acquisition.idx.kspace_encode_step_1
-            yield Failure(f"{key}, encoding step {step} dropped: {error}", "input")
-
-    def summary(self, key: mrd.SliceKey) -> Iterator[Failure]:
-        total = sum(count for (slice_key, _), count in self._counts.items() if slice_key == key)
-        if total > 1:
-            yield Failure(f"{key}: {total} acquisitions dropped in all", "input")
+def _add_reference(acquisition: ismrmrd.Acquisition, readouts: mrd.Readouts, slices: mrd.SliceSorter) -> None:
+    line = readouts.line(acquisition, of_image=False)
+    slices.reference_of(acquisition).add(acquisition.idx.kspace_encode_step_1, line, acquisition.getHead())

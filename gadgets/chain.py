@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ismrmrd import Acquisition, Image
@@ -10,17 +12,17 @@ from ismrmrd import Acquisition, Image
 from gadgets.acs_buffer import buffer_lines
 from gadgets.anomaly_overlay import overlay
 from gadgets.mask_feedback import feed_back
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for
 from gadgets.properties import Properties
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 
 
 def run_chain(
     acquisitions: Iterable[Acquisition], header: bytes | str, properties: Properties
 ) -> Iterator[Image | Failure]:
-    """Plan and reconstruct what the acquisitions hold.
+    """Plan and reconstruct what the acquisitions hold; a plan has all the time it takes.
 
     Parameters
     ----------
@@ -40,7 +42,8 @@ def run_chain(
     InputError, BundleError
         If the whole scan cannot be reconstructed: 3D, not Cartesian, no such bundle.
     """
-    scan = Scan(header, properties)
+    # Nobody waits for a plan here, so that none is late: the same file always gives the same image.
+    scan = ScanContext(header, replace(properties, plan_deadline_ms=math.inf))
     pipeline = pipeline_for(scan)
     messages: Iterator[Any] = buffer_lines(acquisitions, scan)
-    yield from overlay(reconstruct(feed_back(messages, scan, pipeline), scan, pipeline), scan)
+    yield from overlay(reconstruct(feed_back(messages, scan, pipeline), scan, pipeline))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
@@ -12,8 +13,8 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from gadgets.mrd import Scan, SliceData
-from gadgets.stream import Failure
+from gadgets.mrd import ScanContext, SliceData
+from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
 from pass_recon.types import PassError, Reconstruction, SamplingPlan
 
@@ -27,8 +28,11 @@ class Planner:
     its gadgets to exit.
     """
 
-    def __init__(self, pipeline: Pipeline, scan: Scan) -> None:
+    def __init__(self, pipeline: Pipeline, scan: ScanContext) -> None:
         self._pipeline, self._properties = pipeline, scan.properties
+        # Only a scanner waits. All else waits for the plan, so that the same data always give the same image.
+        waited_for = scan.properties.mode == "closed_loop" and math.isfinite(scan.properties.plan_deadline_ms)
+        self._deadline_s = scan.properties.plan_deadline_ms / 1000 if waited_for else None
         self._requests: SimpleQueue[tuple[Future[SamplingPlan], SliceData] | None] = SimpleQueue()
 
     def __enter__(self) -> Planner:
@@ -42,16 +46,17 @@ class Planner:
 
     def plan(self, acs: SliceData) -> tuple[SamplingPlan | None, Failure | None]:
         """The personal plan; the population's where that fails or is late; none where falling back is switched off."""
-        deadline_ms, future = self._properties.plan_deadline_ms, Future[SamplingPlan]()
+        future = Future[SamplingPlan]()
         self._requests.put((future, acs))
         try:
-            return future.result(deadline_ms / 1000), None
+            return future.result(self._deadline_s), None
         except Late:
             future.cancel()
-            reason = f"no personal plan within the deadline of {deadline_ms:g} ms"
+            reason = f"no personal plan within the deadline of {self._properties.plan_deadline_ms:g} ms"
+            failure = Failure(f"{acs.key}: {reason}", "warning")
         except Exception as error:  # noqa: BLE001, whatever a network does, the scanner gets a plan
             reason = _sentence("planning failed", error)
-        failure = Failure(f"{acs.key}: {reason}", "processing")
+            failure = Failure(f"{acs.key}: {reason}", "processing")
         if not self._properties.fallback:
             return None, failure
         try:
@@ -74,7 +79,9 @@ class Planner:
                 future.set_exception(error)
 
 
-def acquired_plan(whole: SliceData, scan: Scan, pipeline: Pipeline, *, fallback: str | None = None) -> SamplingPlan:
+def acquired_plan(
+    whole: SliceData, scan: ScanContext, pipeline: Pipeline, *, fallback: str | None = None
+) -> SamplingPlan:
     """What came, told as a plan."""
     return SamplingPlan(
         lines=torch.from_numpy(whole.line_mask),
@@ -86,7 +93,9 @@ def acquired_plan(whole: SliceData, scan: Scan, pipeline: Pipeline, *, fallback:
     )
 
 
-def reconstruct(whole: SliceData, scan: Scan, pipeline: Pipeline) -> tuple[Reconstruction | None, Failure | None]:
+def reconstruct(
+    whole: SliceData, scan: ScanContext, pipeline: Pipeline
+) -> tuple[Reconstruction | None, Failure | None]:
     """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too."""
     data, calibration = (whole.kspace, whole.line_mask), whole.calibration
     try:

@@ -10,7 +10,7 @@ from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import mrd
-from gadgets.stream import Stage, run_gadget
+from gadgets.protocol.connection import Failure, Stage, run_gadget
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def mask_feedback(connection: Connection) -> None:
     """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.mask_feedback mask_feedback``."""
 
-    def prepare(scan: mrd.Scan) -> Stage:
+    def prepare(scan: mrd.ScanContext) -> Stage:
         from gadgets.pipelines import pipeline_for
 
         pipeline = pipeline_for(scan)
@@ -29,7 +29,7 @@ def mask_feedback(connection: Connection) -> None:
     run_gadget(connection, prepare)
 
 
-def feed_back(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> Iterator[Any]:
+def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline) -> Iterator[Any]:
     """Plan each slice from its ACS, and hold the slice to its plan.
 
     Parameters
@@ -49,32 +49,70 @@ def feed_back(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> It
     from gadgets.fallback import Planner, acquired_plan
 
     prospective = scan.properties.mode == "prospective"
+    told = scan.properties.plan_images != "off"
     plans: dict[mrd.SliceKey, SamplingPlan] = {}
+    came = _Came(scan)
     numbers = count(1)
     with Planner(pipeline, scan) as planner:
         for message in messages:
             if not isinstance(message, ReconData):
+                came.failed |= isinstance(message, Failure)
                 yield message
                 continue
             for data in mrd.slices_of(message, scan):
+                came.note(data)
                 if not data.is_acs:
                     plan = plans.pop(data.key, None)
                     used, differs = _to_be_used(data, plan, scan)
-                    if differs:
+                    if differs and told:
                         reason = None if plan or prospective else "no plan was made from the ACS"
-                        told = acquired_plan(data, scan, pipeline, fallback=reason)
-                        yield mrd.plan_image(told, data.header, data.encoding, next(numbers))
+                        acquired = acquired_plan(data, scan, pipeline, fallback=reason)
+                        yield mrd.plan_image(acquired, data.header, data.encoding, next(numbers))
                     yield used
                 elif not prospective:
                     plan, failure = planner.plan(data)
                     if plan is not None:
                         plans[data.key] = plan
-                        yield mrd.plan_image(plan, data.header, data.encoding, next(numbers))
+                        if told:
+                            yield mrd.plan_image(plan, data.header, data.encoding, next(numbers))
                     if failure is not None:
                         yield failure
+    yield from came.missing()
 
 
-def _to_be_used(whole: mrd.SliceData, plan: SamplingPlan | None, scan: mrd.Scan) -> tuple[ReconData, bool]:
+class _Came:
+    """Which slices came, to tell those that should have: a stage that is killed looks like a normal end to the next."""
+
+    def __init__(self, scan: mrd.ScanContext) -> None:
+        self._promised = scan.slices
+        self._begun: dict[mrd.SliceKey, None] = {}
+        self._whole: set[mrd.SliceKey] = set()
+        self.failed = False
+
+    def note(self, data: mrd.SliceData) -> None:
+        """An ACS or a slice came."""
+        if data.is_acs:
+            self._begun[data.key] = None
+        else:
+            self._whole.add(data.key)
+
+    def missing(self) -> Iterator[Failure]:
+        """What is to be said at the end."""
+        for key in (key for key in self._begun if key not in self._whole):
+            yield Failure(f"{key}: its ACS came but never the slice, so there is no image of it", "processing")
+        slices = len({key.slice for key in self._whole})
+        if not self._whole and not self._begun:
+            if not self.failed:  # otherwise it has been said why
+                yield Failure(
+                    f"no line of an image came, though the header tells of {self._promised} slices: nothing was sent, "
+                    "or the stage before has failed",
+                    "processing",
+                )
+        elif slices < self._promised:
+            yield Failure(f"{slices} of the {self._promised} slices that the header tells of came", "warning")
+
+
+def _to_be_used(whole: mrd.SliceData, plan: SamplingPlan | None, scan: mrd.ScanContext) -> tuple[ReconData, bool]:
     """The slice with the lines to be used, and whether these are others than those of the plan."""
     if plan is None:
         return whole.message, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,20 @@ from gadgetron.types.recon_data import ReconData
 from ismrmrd import Image
 
 from gadgets import mrd
-from gadgets.stream import Stage, run_gadget
+from gadgets.protocol.connection import Failure, Stage, run_gadget
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
     from pass_recon.types import Reconstruction
 
 
+_log = logging.getLogger(__name__)
+
+
 def pass_reconstruction(connection: Connection) -> None:
     """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.pass_reconstruction pass_reconstruction``."""
 
-    def prepare(scan: mrd.Scan) -> Stage:
+    def prepare(scan: mrd.ScanContext) -> Stage:
         from gadgets.pipelines import pipeline_for
 
         pipeline = pipeline_for(scan)
@@ -30,7 +34,7 @@ def pass_reconstruction(connection: Connection) -> None:
     run_gadget(connection, prepare)
 
 
-def reconstruct(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> Iterator[Any]:
+def reconstruct(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline) -> Iterator[Any]:
     """Reconstruct each slice.
 
     Parameters
@@ -44,12 +48,15 @@ def reconstruct(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> 
 
     Yields
     ------
-    For each slice the image and, unless the property ``anomaly`` is off, directly after it the map. Failures.
+    For each slice the image and, where a detector has looked at it, directly after it the map. Failures.
     """
     from gadgets import fallback
+    from gadgets.pipelines import guarded
 
-    numbers = count(1)
+    numbers, explained = count(1), False
+    pipeline, others = guarded(pipeline, scan.properties.guard)
     for message in messages:
+        explained |= isinstance(message, ReconData | Failure)
         if not isinstance(message, ReconData):
             yield message
             continue
@@ -57,23 +64,30 @@ def reconstruct(messages: Iterable[Any], scan: mrd.Scan, pipeline: Pipeline) -> 
             if data.is_acs:
                 continue
             result, failure = fallback.reconstruct(data, scan, pipeline)
+            pipeline = others
             if result is not None:
                 yield from _images(result, data, scan, next(numbers))
             if failure is not None:
                 yield failure
+    if not explained:
+        yield Failure("no slice came to be reconstructed: a stage before has failed", "processing")
 
 
-def _images(result: Reconstruction, data: mrd.SliceData, scan: mrd.Scan, number: int) -> Iterator[Image]:
+def _images(result: Reconstruction, data: mrd.SliceData, scan: mrd.ScanContext, number: int) -> Iterator[Image]:
     from gadgets.mrd import geometry
+    from gadgets.pipelines import bundle_reason
 
     shape = (data.kspace.shape[1], data.kspace.shape[2])
     boxes = geometry.boxes_to_recon_space(result.boxes[0], shape, data.encoding) if result.boxes else ()
-    meta = mrd.reconstruction_meta(result, data, scan, boxes)
-    image = geometry.to_recon_space(result.image, data.encoding)
-    yield mrd.image_from_slice(
-        image, data.header, data.encoding, series=mrd.RECONSTRUCTION_SERIES, index=number, meta=meta
+    meta = mrd.reconstruction_meta(result, data, scan, boxes, bundle_reason(scan))
+    pixels = geometry.to_recon_space(result.image, data.encoding)
+    image = mrd.image_from_slice(
+        pixels, data.header, data.encoding, series=mrd.RECONSTRUCTION_SERIES, index=number, meta=meta
     )
-    if scan.properties.anomaly:
+    for remark in mrd.remarks(image):
+        _log.info("%s: %s", data.key, remark.text)
+    yield image
+    if scan.properties.anomaly and result.anomaly_map is not None:
         anomaly_map = geometry.map_to_recon_space(result.anomaly_map, data.encoding)
         yield mrd.image_from_slice(
             anomaly_map, data.header, data.encoding, series=mrd.MAP_SERIES, index=number, meta=meta

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from copy import copy
 from typing import TYPE_CHECKING
 
-from gadgets.mrd import Scan
-from gadgets.properties import Properties
+from gadgets.mrd import ScanContext
+from gadgets.properties import Guard, Properties
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -18,7 +19,7 @@ _loaded: dict[tuple[str | None, str, float, bool], Pipeline] = {}
 _loading = threading.Lock()
 
 
-def pipeline_for(scan: Scan) -> Pipeline:
+def pipeline_for(scan: ScanContext) -> Pipeline:
     """The pipeline for a scan; the first call for a bundle and a device takes seconds, later ones nothing.
 
     Raises
@@ -28,19 +29,31 @@ def pipeline_for(scan: Scan) -> Pipeline:
     InputError
         If there is no such device, or the bundle is for another acceleration.
     """
-    return _load(scan.properties, scan.kind)
+    _log.info("bundle %s", bundle_reason(scan))
+    return _load(scan.properties, scan.examination)
+
+
+def guarded(pipeline: Pipeline, guard: Guard) -> tuple[Pipeline, Pipeline]:
+    """The pipeline for the first slice of a scan and that for all others, by the property ``guard``.
+
+    They share the networks with the one that is given, which other scans may be using.
+    """
+    first, others = copy(pipeline), copy(pipeline)
+    first.guard = "warn" if guard == "first" else guard
+    others.guard = "off" if guard == "first" else guard
+    return first, others
 
 
 def warm_up(properties: Properties) -> None:
     """Load and run once what scans with these properties may need; raises as `pipeline_for` does."""
-    kinds = [""]
+    examinations = [""]
     if properties.bundle == "auto":
         from pass_recon.bundles import shipped_bundles
 
         ending = f"-{properties.acceleration:g}x"
-        kinds += [name.removesuffix(ending) for name in shipped_bundles() if name.endswith(ending)]
-    for kind in kinds:
-        _run_once(_load(properties, kind))
+        examinations += [name.removesuffix(ending) for name in shipped_bundles() if name.endswith(ending)]
+    for examination in examinations:
+        _run_once(_load(properties, examination))
 
 
 def _run_once(pipeline: Pipeline) -> None:
@@ -52,23 +65,31 @@ def _run_once(pipeline: Pipeline) -> None:
     pipeline.reconstruct(kspace, pipeline.population_plan(64).lines)
 
 
-def chosen_bundle(properties: Properties, kind: str) -> str | None:
-    """The bundle for a scan of a kind: the one asked for, or with ``auto`` the shipped one that fits, None for none."""
+def chosen_bundle(properties: Properties, examination: str) -> str | None:
+    """The bundle for an examination: the one asked for, or with ``auto`` the shipped one that fits, None for none."""
     from pass_recon.bundles import shipped_bundles
 
     if properties.bundle == "classical":
         return None
     if properties.bundle != "auto":
         return properties.bundle
-    name = f"{kind}-{properties.acceleration:g}x"
-    if name in shipped_bundles():
-        return name
-    _log.info("no shipped bundle for %s at %g×: the classical pair", kind or "this header", properties.acceleration)
-    return None
+    name = f"{examination}-{properties.acceleration:g}x"
+    return name if name in shipped_bundles() else None
 
 
-def _load(properties: Properties, kind: str) -> Pipeline:
-    bundle = chosen_bundle(properties, kind)
+def bundle_reason(scan: ScanContext) -> str:
+    """Why a scan gets the bundle that it gets, in words for whoever looks at the images."""
+    properties = scan.properties
+    if properties.bundle != "auto":
+        return "asked for"
+    if (name := chosen_bundle(properties, scan.examination)) is not None:
+        return f"{name}: {scan.examination_reason}"
+    wanted = f"{scan.examination or 'this scan'} at {properties.acceleration:g}x"
+    return f"classical: no bundle for {wanted}: {scan.examination_reason}"
+
+
+def _load(properties: Properties, examination: str) -> Pipeline:
+    bundle = chosen_bundle(properties, examination)
     key = (bundle, _device(properties.device), properties.acceleration, properties.anomaly)
     with _loading:  # two sessions that start together must not load the same networks twice
         if key not in _loaded:

@@ -1,52 +1,135 @@
-"""The properties a user may set on each node of the chain, checked before any data is touched."""
+"""The properties a user may set on the nodes of a chain: one table, from which checks, options and documentation come.
+
+To add a property is to add a field to `Properties`. ``python -m gadgets.properties`` prints ``docs/properties.md``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, cast, get_args
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 from xml.etree.ElementTree import Element
 
 from pass_recon.types import InputError
 
 Mode = Literal["closed_loop", "retrospective", "prospective"]
+Guard = Literal["off", "first", "warn", "replace"]
+PlanImages = Literal["on", "off", "auto"]
 
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a property may be: said in words, and read from text; reading anything else raises ValueError."""
+
+    words: str
+    read: Callable[[str], Any]
+
+
+def _one_of(*names: str) -> Values:
+    known = {name: name for name in names}
+    return Values(f"one of {', '.join(names)}", lambda text: known[text.lower()])
+
+
+def _switch_or(*names: str) -> Values:
+    """On, off or one of some names; read as a word."""
+    known = {text: "on" if value else "off" for text, value in _SWITCH.items()} | {name: name for name in names}
+    return Values(f"on, off or {' or '.join(names)}", lambda text: known[text.lower()])
+
+
+def _number(*, at_least: float) -> Values:
+    def read(text: str) -> float:
+        if not (math.isfinite(value := float(text)) and value >= at_least):
+            raise ValueError(text)
+        return value
+
+    return Values(f"a number of at least {at_least:g}", read)
+
+
+def _matching(pattern: re.Pattern[str], words: str) -> Values:
+    def read(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(text)
+        return text
+
+    return Values(words, read)
+
+
+_ON_OR_OFF = Values("on or off", lambda text: _SWITCH[text.lower()])
+
+
+def _described(values: Values, about: str) -> dict[str, Any]:
+    return {"values": values, "about": about}
 
 
 @dataclass(frozen=True)
 class Properties:
-    """Settings of a scan; the four gadgets of a chain are given the same ones.
+    """Settings of a scan; the nodes of a chain are given the same ones."""
 
-    Attributes
-    ----------
-    bundle
-        Name or path of the bundle; ``"auto"`` chooses from the header, ``"classical"`` uses none.
-    acceleration
-        R; a plan holds exactly round(pe / R) lines.
-    mode
-        ``"closed_loop"``: a scanner waits for the plan and sends those lines. ``"retrospective"``: all lines come, the
-        unplanned are ignored. ``"prospective"``: what came is what there is, no planning.
-    anomaly
-        Whether to look for anomalies and to send the anomaly map and the overlay.
-    device
-        Where to compute, as torch names it; ``"auto"`` takes a GPU where there is one.
-    plan_deadline_ms
-        Time after which the population plan is sent instead of a personal one that is not ready.
-    fallback
-        Whether a failure leads to the population plan and the CG-SENSE image, or to the error message alone.
-    """
-
-    bundle: str = "auto"
-    acceleration: float = 4.0
-    mode: Mode = "retrospective"
-    anomaly: bool = True
-    device: str = "auto"
-    plan_deadline_ms: float = 2000.0
-    fallback: bool = True
+    bundle: str = field(
+        default="auto",
+        metadata=_described(
+            _matching(re.compile(r".+"), "a name, a path, auto or classical"),
+            "trained networks to use; auto chooses by the header, classical uses none",
+        ),
+    )
+    acceleration: float = field(
+        default=4.0, metadata=_described(_number(at_least=1), "R; a plan holds exactly round(pe / R) lines")
+    )
+    mode: Mode = field(
+        default="retrospective",
+        metadata=_described(
+            _one_of(*get_args(Mode)),
+            "closed_loop: a scanner waits for the plan and sends those lines; retrospective: all lines come, the "
+            "unplanned are ignored; prospective: what came is what there is, no planning",
+        ),
+    )
+    anomaly: bool = field(
+        default=True,
+        metadata=_described(_ON_OR_OFF, "look for anomalies and send the anomaly map and the overlay"),
+    )
+    device: str = field(
+        default="auto",
+        metadata=_described(
+            _matching(re.compile(r"auto|cpu|mps|cuda(:\d+)?"), "auto, cpu, cuda, cuda:N or mps"),
+            "where to compute; auto takes a GPU if there is one",
+        ),
+    )
+    plan_deadline_ms: float = field(
+        default=2000.0,
+        metadata=_described(
+            _number(at_least=0),
+            "closed loop only: time after which the population plan is sent in place of a late personal one",
+        ),
+    )
+    fallback: bool = field(
+        default=True,
+        metadata=_described(
+            _ON_OR_OFF, "answer a failure with the population plan and the CG-SENSE image, not only with an error"
+        ),
+    )
+    plan_images: PlanImages = field(
+        default="auto",
+        metadata=_described(
+            _switch_or("auto"),
+            "send each plan as an image of series 1000; auto: not to the host of a FIRE scanner, which would make a "
+            "series of them (it sends parameters in JSON, or names no configuration as NAME.xml)",
+        ),
+    )
+    guard: Guard = field(
+        default="first",
+        metadata=_described(
+            _one_of(*get_args(Guard)),
+            "hold the network's image against lines that it was not made from, and against CG-SENSE, which about "
+            "doubles the time; first: that of a scan's first slice; warn: each; replace: each, and send "
+            "CG-SENSE's where the network's does not stand",
+        ),
+    )
 
     @classmethod
     def from_xml(cls, configuration: Element | None) -> Properties:
@@ -58,12 +141,7 @@ class Properties:
             If a property is unknown, comes twice, or has a value it cannot have.
         """
         given: dict[str, str] = {}
-        for element in () if configuration is None else configuration.iter("property"):
-            # Gadgetron accepts both spellings: attributes, and <name>, <value> children as in its older files.
-            name = element.get("name", element.findtext("name"))
-            value = element.get("value", element.findtext("value"))
-            if name is None or value is None:
-                raise InputError("a <property> of the configuration lacks its name or its value")
+        for name, value in () if configuration is None else name_value_pairs(configuration.iter("property")):
             if name in given:
                 raise InputError(f"the property {name!r} is given twice: {given[name]!r} and {value!r}")
             given[name] = value
@@ -71,64 +149,89 @@ class Properties:
 
     @classmethod
     def from_text(cls, given: Mapping[str, str]) -> Properties:
-        """Check and convert properties given as text.
+        """Check and convert properties given as text; what is absent has its default.
 
         Raises
         ------
         InputError
             If a property is unknown or has a value it cannot have.
         """
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                raise InputError(f"unknown property {name!r}; known are {', '.join(known)}")
-        text = {name: value.strip() for name, value in given.items()}
-        defaults = cls()
-        return cls(
-            bundle=_bundle(text.get("bundle", defaults.bundle)),
-            acceleration=_number("acceleration", text, defaults.acceleration, at_least=1.0),
-            mode=_mode(text.get("mode", defaults.mode)),
-            anomaly=_switch("anomaly", text, defaults.anomaly),
-            device=_device(text.get("device", defaults.device)),
-            plan_deadline_ms=_number("plan_deadline_ms", text, defaults.plan_deadline_ms, at_least=0.0),
-            fallback=_switch("fallback", text, defaults.fallback),
-        )
+        return cls(**{name: _read(name, text.strip()) for name, text in given.items()})
 
 
-def _bundle(text: str) -> str:
-    if not text:
-        raise InputError("the property 'bundle' is empty; it must be a name, a path, 'auto' or 'classical'")
-    return text
+@dataclass(frozen=True)
+class Row:
+    """One property as users see it: its name, its default as text, what it may be and what it does."""
+
+    name: str
+    default: str
+    values: str
+    about: str
 
 
-def _mode(text: str) -> Mode:
-    if text not in get_args(Mode):
-        raise InputError(f"the property 'mode' must be one of {', '.join(get_args(Mode))}, got {text!r}")
-    return cast(Mode, text)
+def table() -> dict[str, Row]:
+    """All properties by name."""
+    return {
+        one.name: Row(one.name, as_text(one.default), one.metadata["values"].words, one.metadata["about"])
+        for one in dataclasses.fields(Properties)
+    }
 
 
-def _device(text: str) -> str:
-    if not _DEVICE.fullmatch(text):
-        raise InputError(f"the property 'device' must be auto, cpu, cuda, cuda:N or mps, got {text!r}")
-    return text
+def as_text(value: Any) -> str:
+    """A value as it is written in a configuration."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _switch(name: str, text: Mapping[str, str], default: bool) -> bool:
-    if name not in text:
-        return default
-    value = _SWITCH.get(text[name].lower())
-    if value is None:
-        raise InputError(f"the property {name!r} must be on or off, got {text[name]!r}")
-    return value
+def name_value_pairs(elements: Iterable[Element]) -> Iterator[tuple[str, str]]:
+    """Names and values of ``<property>`` elements, in both spellings that a Gadgetron accepts: attributes and children.
+
+    Raises
+    ------
+    InputError
+        If one lacks its name or its value.
+    """
+    for element in elements:
+        name = element.get("name", element.findtext("name"))
+        value = element.get("value", element.findtext("value"))
+        if name is None or value is None:
+            raise InputError("a <property> of the configuration lacks its name or its value")
+        yield name.strip(), value.strip()
 
 
-def _number(name: str, text: Mapping[str, str], default: float, *, at_least: float) -> float:
-    if name not in text:
-        return default
+def markdown() -> str:
+    """The table for the documentation."""
+    rows = [f"| `{row.name}` | `{row.default}` | {row.values} | {row.about} |" for row in table().values()]
+    return "\n".join(
+        [
+            "# Properties of the chain",
+            "",
+            "Set on the nodes of a configuration, the same on all nodes of a chain. What is absent has its default:",
+            "",
+            "```xml",
+            '<configuration><property name="acceleration" value="8"/></configuration>',
+            "```",
+            "",
+            "| property | default | values | what it does |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "This page is written by `python -m gadgets.properties`.",
+            "",
+        ]
+    )
+
+
+def _read(name: str, text: str) -> Any:
+    known = {one.name: one.metadata["values"] for one in dataclasses.fields(Properties)}
+    if name not in known:
+        raise InputError(f"unknown property {name!r}; known are {', '.join(known)}")
     try:
-        value = float(text[name])
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= at_least):
-        raise InputError(f"the property {name!r} must be a number of at least {at_least:g}, got {text[name]!r}")
-    return value
+        return known[name].read(text)
+    except (ValueError, KeyError):
+        raise InputError(f"the property {name!r} must be {known[name].words}, got {text!r}") from None
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -17,15 +17,14 @@ from typing import Any
 
 from gadgetron.types.recon_data import ReconData
 
-from gadgets import wire
 from gadgets.acs_buffer import buffer_lines
 from gadgets.anomaly_overlay import overlay
 from gadgets.mask_feedback import feed_back
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
-from gadgets.stream import GadgetConnection, Stage, converse, share_cores
+from gadgets.protocol.connection import GadgetConnection, Stage, converse, share_cores
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -92,18 +91,18 @@ def _session(connected: socket.socket, peer: object) -> None:
     with connected:
         try:
             connection = GadgetConnection.accept(connected)
-            converse(connection, lambda scan: _all_stages(scan, connection))
-        except (wire.PeerLost, PassError) as error:
+            converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
+        except (OSError, PassError) as error:  # PeerLost is an OSError
             _log.error("scan from %s ended: %s", peer, error)
 
 
-def _all_stages(scan: Scan, connection: GadgetConnection) -> Stage:
+def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:
     pipeline = pipeline_for(scan)
 
     def stage(items: Iterator[Any]) -> Iterable[Any]:
         # The generator that is returned plans; what it would have to wait for happens on the thread of `_Worker`.
         planned = feed_back(buffer_lines(items, scan), scan, pipeline)
-        with _Worker(lambda slices: overlay(reconstruct(slices, scan, pipeline), scan), connection.send) as worker:
+        with _Worker(lambda slices: overlay(reconstruct(slices, scan, pipeline)), connection.send) as worker:
             for item in planned:
                 if isinstance(item, ReconData):
                     worker.put(item)

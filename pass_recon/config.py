@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from pass_recon.common.settings import checked
 from pass_recon.types import InputError
 
-Settings = TypeVar("Settings")
 
-
+@checked
 @dataclass(frozen=True)
 class NetworkConfig:
     """One network: its name in the registry of its kind, and the arguments it is built with.
@@ -28,6 +26,7 @@ class NetworkConfig:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+@checked
 @dataclass(frozen=True)
 class ReconstructorConfig:
     """The unrolled ADMM. The defaults are ours; the published network has 5 inner and 5 CG iterations.
@@ -85,6 +84,7 @@ class ReconstructorConfig:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
 
 
+@checked
 @dataclass(frozen=True)
 class SamplerConfig:
     """Population logits and, on top of them, the anomaly-aware sampling (AS) network.
@@ -112,58 +112,3 @@ class SamplerConfig:
             raise InputError(f"lines must be at least 1, got {self.lines}")
         if not 0 < self.acs_fraction < 1:
             raise InputError(f"acs_fraction must lie between 0 and 1, got {self.acs_fraction}")
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "str": (str,),
-    "dict[str, Any]": (dict,),
-    "tuple[float, float]": (list, tuple),
-    "tuple[float, ...]": (list, tuple),
-    "tuple[str, ...]": (list, tuple),
-    "NetworkConfig": (dict,),
-    "NetworkConfig | None": (dict, type(None)),
-    "ReconstructorConfig": (dict,),
-}
-
-
-def from_dict(settings_class: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Build settings, those above or a training stage's, from plain values; what is left out takes its default.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown or missing, or a value is of the wrong type or out of range.
-    """
-    if not isinstance(values, Mapping):
-        raise InputError(f"{settings_class.__name__} must be a table of names and values, got {values!r}")
-    kinds = {item.name: str(item.type) for item in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(kinds))
-    if unknown:
-        raise InputError(f"{settings_class.__name__} has no {', '.join(unknown)}; known: {', '.join(sorted(kinds))}")
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        allowed = _KINDS[kinds[name]]
-        # True is an int to Python, but never a number of stages.
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            raise InputError(f"{settings_class.__name__}.{name} must be {kinds[name]}, got {value!r}")
-        built[name] = _built(kinds[name], value)
-    try:
-        return settings_class(**built)
-    except TypeError as error:
-        raise InputError(f"{settings_class.__name__}: {error}") from error
-
-
-def _built(kind: str, value: Any) -> Any:
-    if kind.startswith("NetworkConfig") and value is not None:
-        return from_dict(NetworkConfig, value)
-    if kind == "ReconstructorConfig":
-        return from_dict(ReconstructorConfig, value)
-    return tuple(value) if kind.startswith("tuple") else value
-
-
-def to_dict(settings: Any) -> dict[str, Any]:
-    """Plain values that ``from_dict`` turns back into ``settings``."""
-    return dataclasses.asdict(settings)

@@ -6,9 +6,9 @@ reconstruction and the population plan stay at hand as the fallback; it is the c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from torch import Tensor
 
 from pass_recon.anomaly import AnomalyResult, describe
 from pass_recon.bundles import Bundle, load_bundle
-from pass_recon.physics.coils import espirit_maps
-from pass_recon.reconstruction.classical import cg_sense, root_sum_of_squares, zero_filled
-from pass_recon.reconstruction.unrolled import Stage
+from pass_recon.cleaning import CleanScan, clean, joined
+from pass_recon.preparation import MINIMUM_CALIBRATION_WIDTH, PreparedScan, classical_image, no_calibration, prepare
+from pass_recon.quality import TrainedFor, inspect
+from pass_recon.quality.guard import GUARDS, judge
+from pass_recon.quality.training import check_matrix
+from pass_recon.reconstruction.classical import root_sum_of_squares
+from pass_recon.reconstruction.unrolled import Iterate
 from pass_recon.sampling.lines import (
     acquisition_order,
     acs_count,
@@ -31,71 +35,7 @@ from pass_recon.sampling.lines import (
     select_lines,
     variable_density_lines,
 )
-from pass_recon.types import Box, InputError, Reconstruction, SamplingPlan
-
-MAXIMUM_CALIBRATION_WIDTH = 24
-MINIMUM_CALIBRATION_WIDTH = 4
-_READOUT_GAP = 0.2
-
-
-def acs_maps(kspace: Tensor, width: int) -> Tensor:
-    """Coil maps from the ACS as a plan and a reconstruction use them.
-
-    ESPIRiT with a larger kernel, a higher threshold and more support than usual: of so few lines the usual settings
-    darken or crop tissue, in images of the knee, which fills the field of view, by 4 to 5 dB at 4×. Two things pull at
-    the support: air inside it adds noise (0.1 to 0.3 dB from a crop of 0.7 to one of 0.6), and from 0.8 on tissue of
-    single patients is lost (1 to 10 dB, with higher thresholds sooner). A gap beyond the ends of the readout, because
-    legs and necks reach them: without one, maps explain a simulated knee to 36 dB of its peak, with it to 48 dB of 13
-    lines and to 51 dB of 26.
-
-    Parameters
-    ----------
-    kspace
-        ``(..., coils, ro, pe)``, zero outside the ACS.
-    width
-        Number of ACS lines.
-
-    Returns
-    -------
-    Tensor
-        ``(..., coils, ro, pe)``.
-    """
-    if kspace.shape[-3] == 1:  # Nothing tells a coil from the object: a crop would only blacken dark tissue.
-        return torch.ones_like(kspace)
-    # Where there are few lines, the readout still has enough samples to make up for some of them.
-    gap = round(_READOUT_GAP * kspace.shape[-2])
-    samples = round((1 + _READOUT_GAP) * MAXIMUM_CALIBRATION_WIDTH)
-    region = min(samples, kspace.shape[-2] + gap), min(MAXIMUM_CALIBRATION_WIDTH, width)
-    return espirit_maps(kspace, region, kernel_width=10, threshold=0.03, crop=0.6, gap=gap)
-
-
-def intensity_scale(kspace: Tensor, acs: Tensor) -> Tensor:
-    """Brightest pixel of the low-resolution image, the unit in which every image peaks at about 1.
-
-    It depends on the ACS alone, because the scanner never sees a ground truth.
-
-    Parameters
-    ----------
-    kspace
-        ``(..., coils, ro, pe)`` complex64.
-    acs
-        ``(pe,)`` bool.
-
-    Returns
-    -------
-    Tensor
-        ``(..., 1, 1)``, 1 where the ACS holds only zeros.
-    """
-    scale = root_sum_of_squares(kspace * acs.to(kspace.device)).amax((-2, -1), keepdim=True)
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
-
-
-class _Prepared(NamedTuple):
-    """K-space ``(slices, coils, ro, pe)`` at an image peak of about 1, its maps, and the scale ``(slices, 1, 1)``."""
-
-    kspace: Tensor
-    coil_maps: Tensor
-    scale: Tensor
+from pass_recon.types import Box, InputError, QualityFinding, Reconstruction, SamplingPlan
 
 
 class Pipeline:
@@ -112,13 +52,16 @@ class Pipeline:
         R; each plan holds exactly round(pe / R) lines. By default the bundle's, or 4.
     anomaly
         Whether to look for anomalies. Without, the networks are given a map of zeros.
+    guard
+        ``"warn"``: the network's image is held against left-out lines and CG-SENSE, which about doubles the time; what
+        does not stand is told in ``quality``. ``"replace"``: CG-SENSE's image takes its place. An attribute, too.
 
     Raises
     ------
     BundleError
         If there is no such bundle or it cannot be trusted.
     InputError
-        If the bundle is for another acceleration.
+        If the bundle is for another acceleration, or there is no such guard.
     """
 
     def __init__(
@@ -128,7 +71,11 @@ class Pipeline:
         device: str | torch.device = "cpu",
         acceleration: float | None = None,
         anomaly: bool = True,
+        guard: str = "off",
     ) -> None:
+        if guard not in GUARDS:
+            raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {guard!r}")
+        self.guard = guard
         if bundle == "classical":
             bundle = None
         self.device = torch.device(device)
@@ -156,8 +103,9 @@ class Pipeline:
         shape: tuple[int, int],
         *,
         reachable: tuple[int, int] | None = None,
+        coil_maps: ArrayLike | None = None,
     ) -> SamplingPlan:
-        """Choose the lines of one slice from its ACS.
+        """Choose the lines of one slice from its ACS; at once, without a look at it, where all patients get the same.
 
         Parameters
         ----------
@@ -170,6 +118,8 @@ class Pipeline:
         reachable
             First and last line that the scanner can acquire, by default all. Of a scan that covers less of k-space than
             the budget, the plan is all there is.
+        coil_maps
+            ``(coils, ro, pe)`` where they are known; by default they are estimated from the ACS.
 
         Raises
         ------
@@ -178,26 +128,33 @@ class Pipeline:
         """
         start = perf_counter()
         kspace, lines = self._on_grid(acs, acs_lines, shape)
-        if self.bundle is None or (self.bundle.sampler.personal is None and self.netad is None):
+        if self.bundle is None or self.bundle.sampler.personal is None:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
-        prepared = self._prepare(kspace[None], lines)
-        image = zero_filled(*prepared[:2], lines.to(self.device))
-        seen = self._look(image)
+        found = inspect(kspace, lines)
+        quality = (*check_matrix(shape, TrainedFor()), *found.findings)
+        if found.empty:
+            plan = self.population_plan(shape[1], reachable=reachable, fallback=quality[-1].sentence)
+            return replace(plan, quality=quality)
+        known = None if coil_maps is None else self._maps(coil_maps, kspace[None])[:, found.coils]
+        usable, trusted = found.kspace[found.coils][None], found.calibration_lines.cpu()
+        prepared = prepare(usable, lines, coil_maps=known, calibration_lines=trusted)
+        seen = self._look(prepared.acs_image)
         looked = perf_counter()
-        logits = self.bundle.sampler(image, None if seen is None else seen.map)[0].cpu()
+        logits = self.bundle.sampler(prepared.acs_image, None if seen is None else seen.map)[0].cpu()
         budget = line_budget(shape[1], self.acceleration)
         chosen = select_lines(logits, lines, budget, _reachable(shape[1], reachable))
         return SamplingPlan(
             lines=chosen,
             order=acquisition_order(chosen, lines),
             acceleration=self.acceleration,
-            source="population" if self.bundle.sampler.personal is None else "personal",
+            source="personal",
             score=None if seen is None else float(seen.score[0]),
             anomaly_map=None if seen is None else seen.map[0].cpu(),
             bundle=self.name,
             seconds={"detection": looked - start, "plan": perf_counter() - start},
+            quality=quality,
         )
 
     @torch.no_grad()
@@ -227,6 +184,7 @@ class Pipeline:
         line_mask: ArrayLike,
         *,
         calibration: ArrayLike | None = None,
+        coil_maps: ArrayLike | None = None,
         pixel_mm: tuple[float, float] = (1.0, 1.0),
         intermediates: bool = False,
     ) -> Reconstruction:
@@ -241,6 +199,8 @@ class Pipeline:
         calibration
             K-space of the same shape that holds the lines of a separate calibration scan and zeros elsewhere, to
             estimate the coil maps from. By default the lines around the centre of ``kspace``.
+        coil_maps
+            ``([slices,] coils, ro, pe)`` where they are known.
         pixel_mm
             Pixel size along readout and phase encoding, by which findings too small to be one are left out.
         intermediates
@@ -252,31 +212,71 @@ class Pipeline:
             If shapes do not go together, a sample is not finite, or there is no ACS to estimate coil maps from.
         """
         if self.bundle is None:
-            return self.classical(kspace, line_mask, calibration=calibration)
+            return self.classical(kspace, line_mask, calibration=calibration, coil_maps=coil_maps)
+        results = [
+            self._nothing(scan) if scan.empty else self._by_networks(scan, pixel_mm, intermediates)
+            for scan in self._clean(kspace, line_mask, calibration, coil_maps)
+        ]
+        return joined(results, one=np.ndim(kspace) == 3)
+
+    def _by_networks(self, scan: CleanScan, pixel_mm: tuple[float, float], intermediates: bool) -> Reconstruction:
+        assert self.bundle is not None
         start = perf_counter()
-        data, mask, source = self._checked(kspace, line_mask, calibration)
-        lines = _lines_for_maps(source, mask, calibration is not None)
-        prepared = self._prepare(data, lines, source)
+        prepared, mask = self._prepared(scan), scan.line_mask
         mapped = perf_counter()
         look = None if self.netad is None else self.netad.anomaly_map
-        stages = list(self.bundle.reconstructor.iterate(*prepared[:2], mask, look))
+        iterates = list(self.bundle.reconstructor.iterate(prepared.kspace, prepared.coil_maps, mask, look))
         reconstructed = perf_counter()
-        seen = self._look(stages[-1].image)
-        image = stages[-1].image * prepared.scale
-        one = np.ndim(kspace) == 3
+        image = iterates[-1].image
+        seen = self._look(image)
+        boxes = () if seen is None else self._boxes(seen, pixel_mm)
+        detected = perf_counter()
+        findings, image, fallback = self._guarded(scan, prepared, image, boxes)
         return Reconstruction(
-            image=(image[0] if one else image).cpu(),
-            anomaly_map=None if seen is None else (seen.map[0] if one else seen.map).cpu(),
-            boxes=() if seen is None else self._boxes(seen, pixel_mm),
+            image=(image * prepared.scale).cpu(),
+            anomaly_map=None if seen is None else seen.map.cpu(),
+            boxes=boxes,
             score=() if seen is None else tuple(seen.score.tolist()),
             bundle=self.name,
+            fallback=fallback,
             seconds={
                 "coil_maps": mapped - start,
                 "reconstruction": reconstructed - mapped,
-                "detection": perf_counter() - reconstructed,
+                "detection": detected - reconstructed,
+                "guard": perf_counter() - detected,
             },
-            intermediates=_intermediates(prepared, stages) if intermediates else {},
+            intermediates=_intermediates(prepared, iterates, scan.coils) if intermediates else {},
+            quality=findings,
         )
+
+    def _guarded(
+        self, scan: CleanScan, prepared: PreparedScan, image: Tensor, boxes: tuple[tuple[Box, ...], ...]
+    ) -> tuple[tuple[tuple[QualityFinding, ...], ...], Tensor, str | None]:
+        """All findings, the images to send, and why they are not the network's."""
+        if self.guard == "off":
+            return scan.findings, image, None
+        assert self.bundle is not None
+        network, look = self.bundle.reconstructor, None if self.netad is None else self.netad.anomaly_map
+        verdict = judge(
+            prepared.kspace,
+            prepared.coil_maps,
+            scan.line_mask,
+            network=lambda lines: network(prepared.kspace, prepared.coil_maps, lines, look)[0],
+            classical=lambda lines: classical_image(prepared, lines),
+            image=image,
+            boxes=boxes,
+        )
+        findings = tuple((*known, *new) for known, new in zip(scan.findings, verdict.findings, strict=True))
+        if self.guard == "warn" or not verdict.replaced.any():
+            return findings, image, None
+        image = torch.where(verdict.replaced[:, None, None], classical_image(prepared, scan.line_mask), image)
+        return findings, image, verdict.reason
+
+    def _nothing(self, scan: CleanScan) -> Reconstruction:
+        """The classical image of a scan without signal, and nothing seen in it."""
+        result = self._classically(scan, scan.findings[0][-1].sentence)
+        seen = {"anomaly_map": torch.zeros_like(result.image.real), "boxes": ((),), "score": (0.0,)}
+        return replace(result, bundle=self.name, **({} if self.netad is None else seen))
 
     @torch.no_grad()
     def classical(
@@ -285,43 +285,57 @@ class Pipeline:
         line_mask: ArrayLike,
         *,
         calibration: ArrayLike | None = None,
+        coil_maps: ArrayLike | None = None,
         fallback: str | None = None,
     ) -> Reconstruction:
         """CG-SENSE, or the root sum of squares where there is no ACS to estimate coil maps from.
 
         Parameters and errors are those of ``reconstruct``; ``fallback`` says why this image was not the one wanted.
         """
+        scans = self._clean(kspace, line_mask, calibration, coil_maps)
+        return joined([self._classically(scan, fallback) for scan in scans], one=np.ndim(kspace) == 3)
+
+    def _classically(self, scan: CleanScan, fallback: str | None) -> Reconstruction:
         start = perf_counter()
-        data, mask, source = self._checked(kspace, line_mask, calibration)
-        one = np.ndim(kspace) == 3
-        lines = _lines_for_maps(source, mask, calibration is not None)
-        if calibration_width(lines) < MINIMUM_CALIBRATION_WIDTH:
-            image = root_sum_of_squares(data).to(torch.complex64)
-            reasons = [reason for reason in (fallback, _no_acs(lines)) if reason]
-            return Reconstruction(
-                image=(image[0] if one else image).cpu(),
-                fallback="; ".join(reasons),
-                seconds={"reconstruction": perf_counter() - start},
-            )
-        prepared = self._prepare(data, lines, source)
-        mapped = perf_counter()
-        image = cg_sense(*prepared[:2], mask) * prepared.scale
-        return Reconstruction(
-            image=(image[0] if one else image).cpu(),
-            fallback=fallback,
-            seconds={"coil_maps": mapped - start, "reconstruction": perf_counter() - mapped},
+        seconds: dict[str, float] = {}
+        if scan.coil_maps is None and calibration_width(scan.calibration_lines) < MINIMUM_CALIBRATION_WIDTH:
+            image = root_sum_of_squares(scan.kspace * scan.line_mask).to(torch.complex64)
+            fallback = "; ".join(reason for reason in (fallback, no_calibration(scan.calibration_lines)) if reason)
+        else:
+            prepared = self._prepared(scan)
+            seconds["coil_maps"] = perf_counter() - start
+            image = classical_image(prepared, scan.line_mask) * prepared.scale
+        seconds["reconstruction"] = perf_counter() - start - sum(seconds.values())
+        return Reconstruction(image=image.cpu(), fallback=fallback, seconds=seconds, quality=scan.findings)
+
+    def _prepared(self, scan: CleanScan) -> PreparedScan:
+        pe, width = scan.kspace.shape[-1], calibration_width(scan.calibration_lines)
+        # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
+        acs = acs_mask(pe, min(max(width, 1), acs_count(pe, self.acs_fraction)))
+        return prepare(
+            scan.kspace,
+            acs,
+            coil_maps=scan.coil_maps,
+            calibration=scan.calibration,
+            calibration_lines=scan.calibration_lines,
         )
 
-    def _prepare(self, kspace: Tensor, lines: Tensor, calibration: Tensor | None = None) -> _Prepared:
-        """Scale by the ACS and estimate coil maps from ``lines`` ``(pe,)`` of the calibration, or of the k-space."""
-        pe, width = kspace.shape[-1], calibration_width(lines)
-        if width < MINIMUM_CALIBRATION_WIDTH:
-            raise InputError(_no_acs(lines))
-        # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
-        scale = intensity_scale(kspace, acs_mask(pe, min(width, acs_count(pe, self.acs_fraction))))
-        source = kspace if calibration is None else calibration
-        source = source * acs_mask(pe, width).to(source.device)
-        return _Prepared(kspace / scale.unsqueeze(-3), acs_maps(source / scale.unsqueeze(-3), width), scale)
+    def _clean(
+        self, kspace: ArrayLike, line_mask: ArrayLike, calibration: ArrayLike | None, coil_maps: ArrayLike | None
+    ) -> list[CleanScan]:
+        data, mask = self._checked(kspace, line_mask)
+        source = None if calibration is None else _batched(self._complex(calibration))
+        if source is not None and source.shape != data.shape:
+            raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(data.shape)} differ in shape")
+        known = None if coil_maps is None else self._maps(coil_maps, data)
+        trained = None if self.bundle is None else TrainedFor()
+        return clean(data, mask, calibration=source, coil_maps=known, trained=trained)
+
+    def _maps(self, coil_maps: ArrayLike, kspace: Tensor) -> Tensor:
+        maps = _batched(torch.as_tensor(coil_maps).to(self.device, torch.complex64))
+        if maps.shape != kspace.shape:
+            raise InputError(f"coil maps {tuple(maps.shape)} and k-space {tuple(kspace.shape)} differ in shape")
+        return maps
 
     def _look(self, image: Tensor) -> AnomalyResult | None:
         """What the detector sees in images ``(b, ro, pe)``; None where there is none."""
@@ -348,10 +362,8 @@ class Pipeline:
         lines[torch.as_tensor(indices)] = True
         return grid, lines
 
-    def _checked(
-        self, kspace: ArrayLike, line_mask: ArrayLike, calibration: ArrayLike | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Masked k-space ``(slices, coils, ro, pe)``, its mask, and the k-space to calibrate from, alike in shape."""
+    def _checked(self, kspace: ArrayLike, line_mask: ArrayLike) -> tuple[Tensor, Tensor]:
+        """Masked k-space ``(slices, coils, ro, pe)`` and its mask ``(pe,)``."""
         data, mask = self._complex(kspace), torch.as_tensor(np.asarray(line_mask), device=self.device)
         if data.ndim not in (3, 4):
             raise InputError(f"k-space must be ([slices,] coils, ro, pe), got shape {tuple(data.shape)}")
@@ -359,10 +371,7 @@ class Pipeline:
             raise InputError(
                 f"the line mask must be bool of shape ({data.shape[-1]},), got {mask.dtype} {tuple(mask.shape)}"
             )
-        source = data * mask if calibration is None else self._complex(calibration)
-        if source.shape != data.shape:
-            raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(data.shape)} differ in shape")
-        return _batched(data * mask), mask, _batched(source)
+        return _batched(data * mask), mask
 
     def _complex(self, array: ArrayLike) -> Tensor:
         data = torch.as_tensor(array).to(self.device, torch.complex64)
@@ -375,26 +384,16 @@ def _reachable(pe: int, reachable: tuple[int, int] | None) -> Tensor | None:
     return None if reachable is None else reachable_lines(pe, *reachable)
 
 
-def _batched(kspace: Tensor) -> Tensor:
-    return kspace if kspace.ndim == 4 else kspace[None]
+def _batched(array: Tensor) -> Tensor:
+    return array if array.ndim == 4 else array[None]
 
 
-def _lines_for_maps(source: Tensor, mask: Tensor, separate: bool) -> Tensor:
-    """Mask ``(pe,)`` on the CPU of the lines from whose centre maps can be estimated."""
-    return (source.abs().amax((0, 1, 2)) > 0 if separate else mask).cpu()
-
-
-def _no_acs(lines: Tensor) -> str:
-    return (
-        f"no coil maps: {calibration_width(lines)} lines around the centre of k-space were acquired, "
-        f"at least {MINIMUM_CALIBRATION_WIDTH} are needed"
-    )
-
-
-def _intermediates(prepared: _Prepared, stages: list[Stage]) -> dict[str, Tensor]:
+def _intermediates(prepared: PreparedScan, iterates: list[Iterate], coils: Tensor) -> dict[str, Tensor]:
+    maps = prepared.coil_maps.new_zeros(len(prepared.coil_maps), len(coils), *prepared.coil_maps.shape[-2:])
+    maps[:, coils] = prepared.coil_maps
     return {
-        "coil_maps": prepared.coil_maps.cpu(),
-        "x": torch.stack([stage.image * prepared.scale for stage in stages]).cpu(),
-        "x_global": torch.stack([stage.global_image * prepared.scale for stage in stages]).cpu(),
-        "map": torch.stack([stage.anomaly_map for stage in stages]).cpu(),
+        "coil_maps": maps.cpu(),
+        "x": torch.stack([iterate.image * prepared.scale for iterate in iterates]).cpu(),
+        "x_global": torch.stack([iterate.global_image * prepared.scale for iterate in iterates]).cpu(),
+        "map": torch.stack([iterate.anomaly_map for iterate in iterates]).cpu(),
     }

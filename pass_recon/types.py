@@ -48,6 +48,22 @@ class Box:
 
 
 @dataclass(frozen=True)
+class QualityFinding:
+    """Something wrong with finite data, or with the image made of it.
+
+    Attributes
+    ----------
+    word
+        What it is, for programs: one of ``pass_recon.quality.WORDS``.
+    sentence
+        The same for people, with the coils, lines and values concerned.
+    """
+
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class SamplingPlan:
     """The phase-encoding lines to acquire for one slice of one patient.
 
@@ -71,6 +87,8 @@ class SamplingPlan:
         Why the personal plan is missing; None if nothing failed.
     seconds
         Time spent, by stage.
+    quality
+        What is wrong with the ACS; empty if nothing is.
     """
 
     lines: Tensor
@@ -82,6 +100,12 @@ class SamplingPlan:
     bundle: str = "classical"
     fallback: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    quality: tuple[QualityFinding, ...] = ()
+
+    @property
+    def reliable(self) -> bool:
+        """Whether score and map come from data that nothing is wrong with."""
+        return not self.quality
 
     def __post_init__(self) -> None:
         import torch  # here, so that whoever only raises these errors starts without it
@@ -116,6 +140,8 @@ class Reconstruction:
         Time spent, by stage.
     intermediates
         Results on the way, by name, when they were asked for.
+    quality
+        What is wrong with the data or the image, one tuple a slice, empty where nothing is.
     """
 
     image: Tensor
@@ -126,3 +152,9 @@ class Reconstruction:
     fallback: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     intermediates: dict[str, Tensor] = field(default_factory=dict)
+    quality: tuple[tuple[QualityFinding, ...], ...] = ()
+
+    @property
+    def reliable(self) -> tuple[bool, ...]:
+        """Whether scores, map and boxes come from data and an image that nothing is wrong with, one a slice."""
+        return tuple(not findings for findings in self.quality)

@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pass_recon_cli.properties import add_property_options, properties_of
 from pass_recon_cli.simulate import add_patient_options, simulated_patient
 
 if TYPE_CHECKING:
-    from gadgets.scanner import ScanReport
+    from gadgets.scanner.client import ScanReport
 
 DESCRIPTION = """Simulate a patient, start the embedded server, scan the patient in a closed loop, and compare the
 images with the truth: a table, and a picture in the output folder. Simulated data, not for clinical use."""
@@ -28,8 +29,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "demo", help="scan and reconstruct a simulated patient, all in one", description=DESCRIPTION, epilog=EXAMPLE
     )
     add_patient_options(parser)
-    parser.add_argument("--acceleration", default="4", metavar="R", help="default: %(default)s")
-    parser.add_argument("--bundle", default="auto", help="name or path, auto or classical; default: %(default)s")
+    add_property_options(parser, "acceleration", "bundle")
     parser.add_argument(
         "--config",
         default=RESIDENT,
@@ -43,10 +43,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 only if every slice came back without an error."""
-    from gadgets.properties import Properties
     from pass_recon_cli.demo_results import compare, table, write_figure
 
-    Properties.from_text({"acceleration": args.acceleration, "bundle": args.bundle})  # complain before any work
+    properties_of(args)  # complain before any work
     args.output.mkdir(parents=True, exist_ok=True)
     patient, images, picture = (args.output / name for name in ("patient.h5", "images.h5", "demo.png"))
     report = _simulate_and_scan(args, patient, images)
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _simulate_and_scan(args: argparse.Namespace, patient: Path, images: Path) -> ScanReport:
-    from gadgets.patient_file import write_patient
+    from gadgets.converters.patient_file import write_patient
     from pass_recon_cli.local_server import LocalProcess, write_configuration
 
     with contextlib.ExitStack() as stack:
@@ -90,8 +89,8 @@ def _simulate_and_scan(args: argparse.Namespace, patient: Path, images: Path) ->
 
 
 def _scan(args: argparse.Namespace, patient: Path, images: Path, port: int) -> ScanReport:
-    from gadgets.scan_file import ScanFile
-    from gadgets.scanner import ScanSettings, scan
+    from gadgets.mrd.scan_file import ScanFile
+    from gadgets.scanner.client import ScanSettings
     from pass_recon_cli.scan import scan_with_progress
 
     settings = ScanSettings(
@@ -104,7 +103,7 @@ def _scan(args: argparse.Namespace, patient: Path, images: Path, port: int) -> S
         repetition_time=args.tr / 1000,
     )
     with ScanFile(patient) as source:
-        return scan_with_progress(scan, source, images, settings, quiet=False)
+        return scan_with_progress(source, images, settings, quiet=False)
 
 
 def _title(args: argparse.Namespace) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gadgets.scanner import ScanReport, SliceRecord
+    from gadgets.scanner.client import ScanReport, SliceReport
     from pass_recon.types import Box
 
 # Column → what it is. The first and the last two as the scanner saw them, the others as the gadgets measured them.
-STAGES = {
+LATENCIES = {
     "ACS→plan": "last ACS line sent to plan received",
     "planning": "choosing the lines",
     "coil maps": "estimating coil sensitivities",
@@ -40,10 +40,10 @@ class SliceResult:
     nrmse, psnr, ssim
         Against the truth.
     seconds
-        Latency of each of the `STAGES`; NaN where unknown.
+        Latency of each of the `LATENCIES`; NaN where unknown.
     """
 
-    record: SliceRecord
+    record: SliceReport
     truth: Any
     image: Any
     anomaly_map: Any
@@ -77,8 +77,8 @@ def compare(patient: Path, images: Path, group: str, report: ScanReport) -> list
     import numpy as np
 
     from gadgets import mrd
-    from gadgets.image_file import read_images
-    from gadgets.patient_file import read_truth
+    from gadgets.converters.image_file import read_images
+    from gadgets.converters.patient_file import read_truth
     from pass_recon.metrics import nrmse, psnr, ssim
 
     known = read_truth(patient)
@@ -119,7 +119,7 @@ def _findings(image: Any) -> tuple[Box, ...]:
     return tuple(Box(ro, pe, ro_end - ro, pe_end - pe) for ro, pe, ro_end, pe_end in mrd.boxes_of(image))
 
 
-def _latencies(record: SliceRecord, report: ScanReport, image: Any, plan: Any) -> dict[str, float]:
+def _latencies(record: SliceReport, report: ScanReport, image: Any, plan: Any) -> dict[str, float]:
     from gadgets import mrd
 
     def arrival(series: int) -> float:
@@ -139,20 +139,20 @@ def _latencies(record: SliceRecord, report: ScanReport, image: Any, plan: Any) -
         magnitude - record.last_planned,
         arrival(mrd.OVERLAY_SERIES) - magnitude,
     )
-    return dict(zip(STAGES, values, strict=True))
+    return dict(zip(LATENCIES, values, strict=True))
 
 
 def table(results: list[SliceResult], report: ScanReport) -> str:
     """The results as text: quality and lines first, then the latency of each stage."""
     quality = [["slice", "lines sent", "plan", "NRMSE", "PSNR", "SSIM"]]
-    latency = [["slice", *(f"{stage}" for stage in STAGES)]]
+    latency = [["slice", *(f"{stage}" for stage in LATENCIES)]]
     for one in results:
         name, plan = str(one.record.key.slice), one.record.plan
         sent = f"{len(one.record.lines)} of {one.truth.shape[1]}"
         source = plan.source if plan else "none"
         quality.append([name, sent, source, f"{one.nrmse:.4f}", f"{one.psnr:.2f} dB", f"{one.ssim:.4f}"])
         latency.append([name, *(_duration(seconds) for seconds in one.seconds.values())])
-    legend = "\n".join(f"  {stage}: {meaning}" for stage, meaning in STAGES.items())
+    legend = "\n".join(f"  {stage}: {meaning}" for stage, meaning in LATENCIES.items())
     scan = f"{report.sent} acquisitions sent, {report.images} images received, {report.seconds:.1f} s"
     return f"\n{_columns(quality)}\n\n{_columns(latency)}\n\n{legend}\n\n{scan}\n"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.evaluate.settings import Settings
+    from training.evaluate.selection import EvaluationSettings
 
 EXAMPLES = """examples:
   pass-recon evaluate brain-flair-4x --data dataset -o results
@@ -25,9 +25,19 @@ EXAMPLES = """examples:
   pass-recon evaluate brain-t1-4x brain-t1-8x --data patient12 --split all --tuning dataset \\
       --published published -o results
   pass-recon train prepare --simulated 100 --lesions 0 -o healthy       the same patients without lesions
-  pass-recon evaluate brain-flair-4x --data simulated --twins healthy -o results
+  pass-recon evaluate brain-flair-4x --data simulated --lesion-free healthy -o results
 """
-METHODS = "zero-filled cg-sense l1-wavelet equispaced random population no-map pass published"
+
+
+class _ListMethods(argparse.Action):
+    """``--list``: say what can be compared, and end; as an action, since nothing else must be given then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from training.evaluate.methods import METHODS
+
+        for name, method in METHODS.items():
+            sys.stdout.write(f"{name:12} {method.title}; lines: {method.lines}\n")
+        parser.exit()
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -59,7 +69,8 @@ def _add_choice_options(group: Any) -> None:
         metavar="SIGMA",
         help="of a coil image, fraction of the peak; measured cases keep theirs; default: 0.005 0.015",
     )
-    group.add_argument("--methods", nargs="+", default=[], metavar="NAME", help=f"of {METHODS}; default: all")
+    group.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="as --list tells them; default: all")
+    group.add_argument("--list", nargs=0, action=_ListMethods, help="tell the methods, and end")
     group.add_argument(
         "--split",
         choices=("train", "validation", "test", "all"),
@@ -95,7 +106,10 @@ def _add_data_options(group: Any) -> None:
         "--published", default="", metavar="BUNDLE", help="the published weights, made by `bundle import-published`"
     )
     group.add_argument(
-        "--twins", type=Path, metavar="DATASET", help="the same cases without lesions, to see how lesions move lines"
+        "--lesion-free",
+        type=Path,
+        metavar="DATASET",
+        help="the same cases without lesions, to see how lesions move lines",
     )
 
 
@@ -108,7 +122,7 @@ def _add_work_options(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and say where the results are."""
-    from training.evaluate.run import TABLES, evaluate
+    from training.evaluate.protocol import TABLES, evaluate
 
     results = evaluate(_settings(args))
     for label, reasons in results["left_out"].items():
@@ -123,27 +137,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    from training.evaluate.settings import Settings
+def _settings(args: argparse.Namespace) -> EvaluationSettings:
+    from pass_recon.common.settings import explained, from_dict
+    from training.evaluate.selection import EvaluationSettings
 
-    settings = Settings(
-        bundles=tuple(args.bundles),
-        data=tuple(args.data),
-        output=args.output,
-        noise=tuple(args.noise),
-        methods=tuple(args.methods),
-        split=args.split,
-        patients=args.patients,
-        slices=args.slices,
-        maps=args.maps,
-        tuning=args.tuning,
-        tuning_slices=args.tuning_slices,
-        published=args.published,
-        twins=args.twins,
-        workers=args.workers,
-        threads=args.threads,
-        scheduler=args.scheduler,
-        device=args.device,
-        command=shlex.join(["pass-recon", *sys.argv[1:]]),
-    )
+    chosen = {name: value for name, value in vars(args).items() if name in dict(explained(EvaluationSettings))}
+    command = shlex.join(["pass-recon", *sys.argv[1:]])
+    settings = from_dict(EvaluationSettings, {**chosen, "command": command})
     return settings.quick() if args.quick else settings

@@ -1,4 +1,7 @@
-"""`pass-recon fastmri2mrd`: a fastMRI volume as an MRD file, every measured line, header translated."""
+"""`pass-recon fastmri2mrd`: a fastMRI volume as an MRD file, every measured line, header translated.
+
+A volume of a test set, which holds a mask, becomes a prospective scan; averages are averaged.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Read slice by slice and write."""
-    from gadgets.fastmri_file import FastMriScan, write_fastmri
-    from training.prepare.fastmri import FastMriVolume
+    from gadgets.converters.fastmri_file import FastMriKspace, write_fastmri
+    from training.data.fastmri_file import FastMriVolume
 
-    with FastMriVolume(args.volume) as volume:
+    with FastMriVolume(args.volume, undersampled=True) as volume:
         slices = (volume.kspace(index).numpy() for index in range(len(volume)))
-        scan = FastMriScan(volume.header_xml, volume.shape, volume.anatomy, slices)
+        scan = FastMriKspace(volume.header_xml, volume.shape, volume.anatomy, slices, volume.mask)
         written = write_fastmri(args.outfile, scan)
         count, coils, readout, phase = volume.shape
     sys.stdout.write(

@@ -16,19 +16,12 @@ _STOP_SECONDS = 10.0
 def write_configuration(
     name: str, folder: Path, properties: Mapping[str, str], resident_port: int | None = None
 ) -> Path:
-    """Write one of the packaged configurations with other properties, and another port of the resident process.
-
-    Raises
-    ------
-    KeyError
-        If the configuration has no such property to change.
-    """
+    """Write one of the packaged configurations with properties, and another port of the resident process."""
     tree = ElementTree.parse(packaged_configurations() / name)
-    nodes = list(tree.iter("external"))
-    for node in nodes:
-        found = {item.get("name"): item for item in node.iter("property")}
+    for node in tree.iter("external"):
+        configuration = ElementTree.SubElement(node, "configuration")
         for key, value in properties.items():
-            found[key].set("value", value)
+            ElementTree.SubElement(configuration, "property", name=key, value=value)
         connect = node.find("connect")
         if connect is not None and resident_port is not None:
             connect.set("port", str(resident_port))

@@ -5,10 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pass_recon_cli.properties import add_property_options, properties_of
+
+if TYPE_CHECKING:
+    from gadgets.converters.image_file import ImageFile
+    from gadgets.mrd.images import Remark
+    from gadgets.protocol.connection import Failure
 
 DESCRIPTION = """Reconstruct an MRD file with the stages that run in the Gadgetron chain, in one process and without a
-server. The images are stored as the stock Gadgetron client stores them. Nothing is written if the input is at fault."""
+server. The images are stored as the stock Gadgetron client stores them. Whatever can be made of the file is kept; if
+anything was at fault, it is said and the exit code is 1."""
 EXAMPLE = "example: pass-recon recon -f patient.h5 -o out.h5 --acceleration 8"
 
 
@@ -21,16 +29,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--outfile", default="out.h5", help="HDF5 file for the images; default: %(default)s")
     parser.add_argument("-g", "--in-group", default="dataset", help="group of the input; default: %(default)s")
     parser.add_argument("-G", "--out-group", help="group of the output; default: the local time")
-    parser.add_argument("--bundle", default="auto", help="name or path, auto or classical; default: %(default)s")
-    parser.add_argument("--acceleration", default="4", metavar="R", help="default: %(default)s")
-    parser.add_argument(
-        "--mode",
-        default="retrospective",
-        help="retrospective: drop the lines that a plan would not have taken; prospective: use all lines that came; "
-        "default: %(default)s",
-    )
-    parser.add_argument("--anomaly", default="on", help="look for anomalies, on or off; default: %(default)s")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; default: %(default)s")
+    add_property_options(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
 
@@ -38,15 +37,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
     from gadgets.chain import run_chain
-    from gadgets.image_file import ImageFile, default_group
-    from gadgets.properties import Properties
-    from gadgets.scan_file import ScanFile
-    from gadgets.stream import Failure
+    from gadgets.converters.image_file import ImageFile, default_group
+    from gadgets.mrd import remarks, sentences
+    from gadgets.mrd.scan_file import ScanFile
+    from gadgets.protocol.connection import Failure
+    from pass_recon.types import PassError
 
-    names = ("bundle", "acceleration", "mode", "anomaly", "device")
-    properties = Properties.from_text({name: getattr(args, name) for name in names})
+    properties = properties_of(args)
     group = args.out_group or default_group()
     failures: list[Failure] = []
+    said: list[Remark] = []
     with ScanFile(args.filename, args.in_group) as source:
         output = ImageFile(args.outfile, group)
         try:
@@ -54,19 +54,29 @@ def run(args: argparse.Namespace) -> int:
                 if isinstance(item, Failure):
                     failures.append(item)
                 else:
+                    said += remarks(item)
                     output.append(item)
-            if not any(failure.severity == "input" for failure in failures):
-                output.keep()
+        except PassError as error:  # the images that were made before are images all the same
+            failures.append(Failure(str(error), "input"))
         finally:
-            output.discard()
+            output.keep()
+    told = [failure.message for failure in failures]
+    untold = (remark for remark in said if not any(remark.text in message for message in told))
+    failures += [Failure(sentence, "warning") for sentence in sentences(untold)]
+    return _told(failures, output, args)
+
+
+def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace) -> int:
+    """Say what happened; returns the exit code."""
     for failure in failures:
-        sys.stderr.write(f"pass-recon recon: {failure.message}\n")
+        warning = "warning: " if failure.severity == "warning" else ""
+        sys.stderr.write(f"pass-recon recon: {warning}{failure.message}\n")
     if not output.kept:
         sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
         return 1
     if not args.quiet:
         sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
-    return 1 if failures else 0
+    return 1 if any(failure.severity != "warning" for failure in failures) else 0
 
 
 def _with_bar(source: Any, *, quiet: bool) -> Iterable[Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pass_recon_cli.properties import add_property_options, properties_of
+
 DESCRIPTION = """Keep all four stages warm in one process. A server that runs pass_recon_resident.xml connects to it for
 each scan, and has the first plan in milliseconds instead of seconds. The options say what to be warm for; what counts
 for a scan are the properties of its configuration."""
@@ -18,22 +20,18 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("-p", "--port", type=int, default=18100, help="0 for any free one; default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
-    parser.add_argument("--bundle", default="auto", help="name or path, auto or classical; default: %(default)s")
-    parser.add_argument("--acceleration", default="4", metavar="R", help="default: %(default)s")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; default: %(default)s")
+    add_property_options(parser, "bundle", "acceleration", "device")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    from gadgets.properties import Properties
     from gadgets.resident import serve_resident
     from pass_recon_cli.serve import announce, log_to_stderr, run_until_signal
 
     log_to_stderr(quiet=args.quiet)
-    given = {name: getattr(args, name) for name in ("bundle", "acceleration", "device")}
-    properties = Properties.from_text(given)
+    properties = properties_of(args)
     return run_until_signal(
         lambda stop: serve_resident(
             args.host,

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pass_recon_cli.properties import add_property_options, properties_of
+
 if TYPE_CHECKING:
-    from gadgets.scanner import ScanReport, ScanSettings
+    from gadgets.scanner.client import ScanReport, ScanSettings
 
 DESCRIPTION = """Send an MRD file to a Gadgetron, or to `pass-recon serve`, and store the images. The flags are those of
 gadgetron_ismrmrd_client. With --closed-loop the file plays a scanner: the ACS lines of a slice are sent, the sampling
@@ -32,12 +34,19 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("-C", "--config-local", metavar="FILE", help="configuration to send instead")
     parser.add_argument("--closed-loop", action="store_true", help="wait for the plan of each slice and follow it")
-    parser.add_argument("--acceleration", type=float, default=4.0, metavar="R", help="of a closed loop; default: 4")
+    add_property_options(parser, "acceleration")
     parser.add_argument(
         "--plan-timeout",
         type=float,
         metavar="SECONDS",
-        help="wait so long for a plan, then take the population plan; default: 5, but 60 for the first plan",
+        help="wait so long for a plan, then take lines of variable density; default: 5, but 60 for the first plan",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="give the server up after so long without a sign of it; default: %(default)g",
     )
     parser.add_argument("--tr", type=float, default=0.0, metavar="MS", help="milliseconds between lines; default: none")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
@@ -46,12 +55,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Scan; 0 only if images came and no error did."""
-    from gadgets.scan_file import ScanFile
-    from gadgets.scanner import scan
+    from gadgets.mrd.scan_file import ScanFile
 
     settings = scan_settings(args)
     with ScanFile(args.filename, args.in_group) as source:
-        report = scan_with_progress(scan, source, args.outfile, settings, quiet=args.quiet)
+        report = scan_with_progress(source, args.outfile, settings, quiet=args.quiet)
     for warning in report.warnings:
         sys.stderr.write(f"pass-recon scan: warning: {warning}\n")
     for error in report.errors:
@@ -66,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
 
 def scan_settings(args: argparse.Namespace) -> ScanSettings:
     """The settings that the options describe."""
-    from gadgets.image_file import default_group
-    from gadgets.scanner import ScanSettings
+    from gadgets.converters.image_file import default_group
+    from gadgets.scanner.client import ScanSettings
 
     return ScanSettings(
         address=args.address,
@@ -76,15 +84,18 @@ def scan_settings(args: argparse.Namespace) -> ScanSettings:
         config_script=Path(args.config_local).read_bytes() if args.config_local else None,
         group=args.out_group or default_group(),
         closed_loop=args.closed_loop,
-        acceleration=args.acceleration,
+        acceleration=properties_of(args).acceleration,
         plan_timeout=args.plan_timeout,
         repetition_time=args.tr / 1000,
+        timeout=args.timeout,
     )
 
 
-def scan_with_progress(scan: Any, source: Any, outfile: Any, settings: Any, *, quiet: bool) -> ScanReport:
+def scan_with_progress(source: Any, outfile: Any, settings: Any, *, quiet: bool) -> ScanReport:
     """Scan with a bar on stderr where that is a terminal."""
     from tqdm import tqdm
+
+    from gadgets.scanner.client import run_scan
 
     with tqdm(unit="line", desc="scan", file=sys.stderr, disable=True if quiet else None) as bar:
 
@@ -92,8 +103,7 @@ def scan_with_progress(scan: Any, source: Any, outfile: Any, settings: Any, *, q
             bar.total = total
             bar.update(sent - bar.n)
 
-        report: ScanReport = scan(source, outfile, settings, progress=progress)
-    return report
+        return run_scan(source, outfile, settings, progress=progress)
 
 
 def summary(report: ScanReport, outfile: str, group: str) -> str:

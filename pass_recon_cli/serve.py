@@ -28,6 +28,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--configs", type=Path, action="append", default=[], metavar="DIR", help="folder of configurations; repeatable"
     )
     parser.add_argument(
+        "--default-config",
+        default="pass_recon_plain.xml",
+        metavar="NAME",
+        help="configuration for FIRE clients that name an unknown one, such as openrecon; default: %(default)s",
+    )
+    parser.add_argument(
         "--allow-client-configs", action="store_true", help="let clients send configurations, which name code to run"
     )
     parser.add_argument(
@@ -40,7 +46,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     from gadgets.server.server import serve
-    from gadgets.server.settings import Settings
+    from gadgets.server.settings import ServerSettings
     from pass_recon_cli.configurations import packaged_configurations
 
     log_to_stderr(quiet=args.quiet)
@@ -52,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     def serve_until(stop: threading.Event) -> None:
         folders = [*args.configs, packaged_configurations()]
-        settings = Settings(stock_client=args.stock_client)
+        settings = ServerSettings(stock_client=args.stock_client, default_config=args.default_config)
         serve(args.host, args.port, folders, args.allow_client_configs, ready=ready, stop=stop, settings=settings)
 
     return run_until_signal(serve_until)

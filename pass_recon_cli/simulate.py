@@ -58,7 +58,7 @@ def simulated_patient(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate and write."""
-    from gadgets.patient_file import write_patient
+    from gadgets.converters.patient_file import write_patient
 
     patient = simulated_patient(args)
     write_patient(args.outfile, patient)

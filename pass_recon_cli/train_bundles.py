@@ -29,14 +29,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="what `train all` wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a folder for the bundles")
     parser.add_argument("--results", type=Path, nargs="+", default=[], metavar="JSON", help="metrics for the cards")
+    parser.add_argument("--recipe", type=Path, metavar="YAML", help="what the runs were made by, for the cards")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Make them; the names go to standard output."""
-    from training.make_bundles import make_bundles
+    from training.bundles import make_bundles
 
-    for folder in make_bundles(args.runs, args.output, results=args.results):
+    for folder in make_bundles(args.runs, args.output, results=args.results, recipe=args.recipe):
         size = sum(path.stat().st_size for path in folder.iterdir())
         sys.stdout.write(f"{folder}  {size / 1e6:.2f} MB\n")
     return 0

@@ -35,9 +35,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Look, and tell."""
-    from training.engine.run_folder import write_json
+    from pass_recon.common.files import write_json
     from training.evaluate.detectors import evaluate_detectors
-    from training.evaluate.tables import detector_table
+    from training.evaluate.report import detector_table
 
     found = evaluate_detectors(args.bundles, args.data, training=args.training, device=args.device)
     sys.stdout.write(detector_table(found) + "\n")

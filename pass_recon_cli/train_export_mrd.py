@@ -30,12 +30,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Acquire the case and write it."""
-    from gadgets.patient_file import patient_header, write_patient
-    from training.export import scan_of
-    from training.prepare.case_file import CaseFile
+    from gadgets.converters.patient_file import patient_header, write_patient
+    from training.data.case_file import CaseFile
+    from training.data.export import acquired
 
     with CaseFile(args.case) as case:
-        scan = scan_of(case, noise=args.noise, seed=args.seed, slices=args.slices)
+        scan = acquired(case, noise=args.noise, seed=args.seed, slices=args.slices)
     header = patient_header(scan)
     header.measurementInformation.measurementID = scan.name
     if scan.measured:

@@ -1,7 +1,7 @@
 """`pass-recon train prepare`: bring fastMRI, magnitude volumes or simulated patients to the form that training reads.
 
 Run again it takes up where it stopped, and adds to what is there. `manifest.json` in the dataset lists its cases, the
-split by patient, the cases picked for NetAD, and what was skipped and why.
+split by patient, and what was skipped and why.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pass_recon.anatomies import ANATOMIES
+
 if TYPE_CHECKING:
-    from training.prepare.annotations import Annotations
-    from training.prepare.jobs import Job, Outcome
-    from training.prepare.manifest import SplitSettings
+    from training.data.fastmri_plus import Annotations
+    from training.data.jobs import Job, Outcome
+    from training.data.manifest import SplitSettings
 
 EXAMPLES = """examples:
-  pass-recon train prepare --fastmri multicoil_train --annotations brain.csv --file-list brain_file_list.csv \\
-      --few-shot 12 -o brain
+  pass-recon train prepare --fastmri multicoil_train --annotations brain.csv --file-list brain_file_list.csv -o brain
   pass-recon train prepare --nifti open_ms -o brain
   pass-recon train prepare --simulated 200 --anatomy knee --contrast pd -o knee
 """
@@ -65,8 +66,8 @@ def _add_fastmri_options(group: Any) -> None:
 
 
 def _add_simulation_options(group: Any) -> None:
-    group.add_argument("--anatomy", choices=("brain", "knee"), default="brain", help="default: %(default)s")
-    group.add_argument("--contrast", help="t1, flair, pd …; default: from a volume's name, flair or pd for patients")
+    group.add_argument("--anatomy", choices=tuple(ANATOMIES), default="brain", help="default: %(default)s")
+    group.add_argument("--contrast", help="t1, flair, pd …; default: from a volume's name; for patients the usual one")
     group.add_argument("--coils", type=int, default=12, metavar="N", help="default: %(default)s")
     group.add_argument(
         "--noise",
@@ -99,20 +100,13 @@ def _add_split_options(group: Any) -> None:
     )
     group.add_argument("--seed", type=int, default=0, help="of simulations, and of a new dataset's split; default: 0")
     group.add_argument("--split-seed", type=int, metavar="SEED", help="default: that of the dataset, or --seed")
-    group.add_argument(
-        "--few-shot",
-        type=int,
-        default=0,
-        metavar="N",
-        help="pick N annotated and N normal training cases of each anatomy and contrast for NetAD",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, describe, report."""
     from pass_recon.types import InputError
-    from training.prepare.manifest import write_manifest
-    from training.prepare.run import run_jobs
+    from training.data.jobs import run_jobs
+    from training.data.manifest import write_manifest
 
     jobs = _jobs(args)
     settings = _split_settings(args)
@@ -141,9 +135,9 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _fastmri_jobs(args: argparse.Namespace) -> list[Job]:
-    from training.prepare.annotations import read_annotations
-    from training.prepare.fastmri import DEFAULT_ACQUISITIONS
-    from training.prepare.fastmri_case import FastMriJob, FastMriSettings
+    from training.data.fastmri import FastMriJob, FastMriSettings
+    from training.data.fastmri_file import DEFAULT_ACQUISITIONS
+    from training.data.fastmri_plus import read_annotations
 
     annotations = read_annotations(args.annotations, args.file_list)
     if args.annotations or args.file_list:
@@ -158,7 +152,7 @@ def _fastmri_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _nifti_jobs(args: argparse.Namespace) -> list[Job]:
-    from training.prepare.volumes import VolumeSettings, find_volumes
+    from training.data.nifti import VolumeSettings, find_volumes
 
     settings = VolumeSettings(
         anatomy=args.anatomy,
@@ -174,11 +168,11 @@ def _nifti_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _simulated_jobs(args: argparse.Namespace) -> list[Job]:
-    from training.prepare.simulated import PatientJob, PatientSettings
+    from training.data.simulated import PatientJob, PatientSettings
 
     settings = PatientSettings(
         anatomy=args.anatomy,
-        contrast=args.contrast or ("pd" if args.anatomy == "knee" else "flair"),
+        contrast=args.contrast or ANATOMIES[args.anatomy].contrasts[0],
         shape=tuple(args.matrix),
         coils=args.coils,
         slices=args.slices,
@@ -191,12 +185,12 @@ def _simulated_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _split_settings(args: argparse.Namespace) -> SplitSettings:
-    from training.prepare.manifest import FILE, SplitSettings, read_manifest
+    from training.data.manifest import FILE, SplitSettings, read_manifest
 
     known = read_manifest(args.output) if (args.output / FILE).exists() else {}
     seed = args.split_seed if args.split_seed is not None else known.get("seed", args.seed)
     fractions = tuple(args.split or known.get("fractions", (0.8, 0.1, 0.1)))
-    return SplitSettings(fractions, seed, args.few_shot)
+    return SplitSettings(fractions, seed)
 
 
 def _report_annotations(annotations: Annotations) -> None:
@@ -213,13 +207,13 @@ def _report(folder: Path, manifest: dict[str, Any], outcomes: list[Outcome]) -> 
     cases = manifest["cases"]
     fates = Counter(outcome.fate for outcome in outcomes)
     _say(f"{folder}: {len(cases)} cases ({', '.join(f'{count} {fate}' for fate, count in sorted(fates.items()))})")
-    for kind in sorted({(case["anatomy"], case["contrast"]) for case in cases}):
-        members = [case for case in cases if (case["anatomy"], case["contrast"]) == kind]
+    for examination in sorted({(case["anatomy"], case["contrast"]) for case in cases}):
+        members = [case for case in cases if (case["anatomy"], case["contrast"]) == examination]
         slices, abnormal, normal = (sum(case[key] for case in members) for key in _COUNTS)
         patients = len({case["patient_id"] for case in members})
         splits = Counter(case["split"] for case in members)
         _say(
-            f"  {' '.join(kind)}: {len(members)} cases of {patients} patients "
+            f"  {' '.join(examination)}: {len(members)} cases of {patients} patients "
             f"({', '.join(f'{splits[name]} {name}' for name in ('train', 'validation', 'test'))}); {slices} slices: "
             f"{abnormal} abnormal, {normal} normal, {slices - abnormal - normal} unlabelled"
         )
@@ -228,8 +222,6 @@ def _report(folder: Path, manifest: dict[str, Any], outcomes: list[Outcome]) -> 
         findings.update(case["boxes"])
     for label, count in findings.most_common():
         _say(f"  {count:6d} boxes  {label}")
-    for kind_name, picked in manifest["few_shot"].items():
-        _say(f"  few-shot {kind_name}: {len(picked['annotated'])} annotated, {len(picked['normal'])} normal")
     for case in cases:
         if case["note"]:
             _say(f"  note: {case['name']}: {case['note']}")

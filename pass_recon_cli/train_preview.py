@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from pass_recon.report.contact_sheet import save_contact_sheet
-    from training.prepare.manifest import read_manifest
-    from training.preview import preview_tiles
+    from training.data.manifest import read_manifest
+    from training.data.preview import preview_tiles
 
     cases = read_manifest(args.dataset)["cases"]
     slices = sum(case["slices"] for case in cases)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES = """examples:
-  pass-recon train transfer --config training/recipes/shipped.yaml --data mni --set backbone=runs/backbone
+  pass-recon train transfer --config training/recipes/shipped.yaml --data mni --runs runs
   pass-recon train transfer --config training/recipes/shipped.yaml --data mni -o transfer.json \\
-      --set backbone=runs/backbone steps=60 kinds='[brain-flair]'
+      --runs runs --set steps=60 examinations='[brain-flair]'
 """
 
 
@@ -25,6 +25,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings, or a recipe")
     parser.add_argument("--data", type=Path, required=True, metavar="DATASET", help="two patients or more, prepared")
+    parser.add_argument("--runs", type=Path, default=Path(), metavar="DIR", help="where the backbone of a recipe is")
     parser.add_argument("-o", "--outfile", type=Path, metavar="JSON", help="figures to write")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N; default: %(default)s")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="changes", help="settings to change")
@@ -33,16 +34,19 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, try, and tell."""
-    from training.engine.run_folder import write_json
-    from training.engine.settings import read_settings
-    from training.few_shot_transfer import few_shot_transfer
-    from training.finetune_netad import NetADSettings
+    from pass_recon.common.files import write_json
+    from training.evaluate.statistics import as_plain
+    from training.recipe import read_run
+    from training.stages.few_shot_transfer import few_shot_transfer
+    from training.stages.netad import NetADSettings
+    from training.stages.registry import STAGES
 
-    settings = read_settings(NetADSettings, args.config, args.changes, section="netad")
-    found = few_shot_transfer(settings, args.data, args.device)
+    run = read_run(STAGES["netad"], args.config, args.runs / "transfer", args.changes)
+    assert isinstance(run.settings, NetADSettings)
+    found = few_shot_transfer(run.settings, args.data, args.device)
     for name, figures in found.items():
         told = ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items() if figure != "slices")
         sys.stdout.write(f"{name}: {told} on {figures['slices']:.0f} slices\n")
     if args.outfile:
-        write_json(args.outfile, found)
+        write_json(args.outfile, as_plain(found))
     return 0

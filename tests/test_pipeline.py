@@ -9,7 +9,7 @@ import torch
 from pass_recon import Pipeline, metrics
 from pass_recon.anomaly import BackboneConfiguration, NetAD
 from pass_recon.phantom import simulate_patient
-from pass_recon.pipeline import acs_maps
+from pass_recon.preparation import acs_maps
 from pass_recon.sampling.lines import acs_count, acs_mask, line_budget
 from pass_recon.types import BundleError, InputError
 from tests.networks import TINY_BACKBONE, tiny_bundle
@@ -73,7 +73,7 @@ def test_personal_plans_differ_between_patients_and_from_the_population(bundle, 
     assert plans[0].anomaly_map.shape == SHAPE
 
 
-def test_without_an_as_network_the_plan_is_everybodys_and_the_detector_still_looks(patient):
+def test_without_an_as_network_the_plan_is_everybodys_and_no_detector_is_waited_for(patient):
     bundle = tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
     bundle.sampler.personal = None
     pipeline = Pipeline(bundle)
@@ -82,7 +82,8 @@ def test_without_an_as_network_the_plan_is_everybodys_and_the_detector_still_loo
     assert plan.source == "population"
     assert plan.fallback is None
     assert torch.equal(plan.lines, pipeline.population_plan(90).lines)
-    assert plan.score is not None
+    assert plan.score is None
+    assert "detection" not in plan.seconds
     assert Pipeline(bundle, anomaly=False).plan(acs, lines, SHAPE).score is None
 
 
@@ -212,3 +213,27 @@ def test_one_coil_shows_everything(patient):
     kspace = patient.kspace[:1, :1]
     acs = acs_mask(SHAPE[1], acs_count(SHAPE[1], 0.08))
     torch.testing.assert_close(acs_maps(kspace * acs, int(acs.sum())), torch.ones_like(kspace))
+
+
+def test_known_coil_maps_take_the_place_of_estimated_ones(pipeline, patient):
+    """The true maps leave no phase open, and lines without an ACS no longer stand in the way."""
+    maps, truth, everything = patient.coil_maps, patient.image, torch.ones(90, dtype=torch.bool)
+    known = Pipeline().classical(patient.kspace, everything, coil_maps=maps).image
+    assert (
+        (known - truth).norm()
+        < 0.05 * truth.norm()
+        < (Pipeline().classical(patient.kspace, everything).image - truth).norm()
+    )
+    without_acs = pipeline.reconstruct(patient.kspace[0], torch.arange(90) % 2 == 0, coil_maps=maps[0])
+    assert without_acs.fallback is None
+    with pytest.raises(InputError, match="coil maps"):
+        pipeline.reconstruct(patient.kspace[0], everything, coil_maps=maps)
+
+
+def test_a_plan_takes_known_coil_maps(bundle, patient):
+    pipeline = Pipeline(bundle)
+    acs, lines = _acs(pipeline, patient)
+    known = pipeline.plan(acs, lines, SHAPE, coil_maps=patient.coil_maps[0])
+    estimated = pipeline.plan(acs, lines, SHAPE)
+    assert known.score != estimated.score
+    assert known.lines.sum() == estimated.lines.sum()

@@ -1,12 +1,14 @@
 """MRD (ISMRMRD): the only place that knows its order of axes, flags, headers, meta attributes and vendors' habits.
 
-``header``: the scan. ``readout``: acquisition → line. ``slices``: lines → slices, and when a slice is over.
+``header``, read by ``header_xml``: the scan. ``readout``: acquisition → line. ``lines``: lines on a grid, whose
+``centre`` they tell. ``slices``: lines → slices, and when a slice is over. ``calibration``: what coil maps come from.
 ``buffers``: slices ↔ ReconData. ``images``: arrays ↔ Image. ``geometry`` (which needs torch, and is imported by its own
 name): from the encoded grid to the image that the header asks for.
 """
 
-from gadgets.mrd.buffers import SliceData, acs_message, keep_lines, slice_message, slices_of
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.buffers import SliceData, acs_message, keep_lines, late_acs_message, slice_message, slices_of
+from gadgets.mrd.calibration import Calibration, Calibrations
+from gadgets.mrd.header import Encoding, ScanContext
 from gadgets.mrd.images import (
     MAP_SERIES,
     OVERLAY_SERIES,
@@ -15,26 +17,32 @@ from gadgets.mrd.images import (
     array_of,
     boxes_meta,
     boxes_of,
+    described,
     fallback_meta,
     image_from_slice,
     image_like,
     is_plan,
     plan_image,
     reconstruction_meta,
+    remarks,
     score_meta,
     seconds_meta,
+    sentences,
 )
 from gadgets.mrd.readout import Readouts, is_for_images, is_noise, remove_oversampling
-from gadgets.mrd.slices import Slice, SliceKey, SliceSorter
+from gadgets.mrd.slices import Late, Slice, SliceKey, SliceSorter
 
 __all__ = [
     "MAP_SERIES",
     "OVERLAY_SERIES",
     "PLAN_SERIES",
     "RECONSTRUCTION_SERIES",
+    "Calibration",
+    "Calibrations",
     "Encoding",
+    "Late",
     "Readouts",
-    "Scan",
+    "ScanContext",
     "Slice",
     "SliceData",
     "SliceKey",
@@ -43,6 +51,7 @@ __all__ = [
     "array_of",
     "boxes_meta",
     "boxes_of",
+    "described",
     "fallback_meta",
     "image_from_slice",
     "image_like",
@@ -50,11 +59,14 @@ __all__ = [
     "is_noise",
     "is_plan",
     "keep_lines",
+    "late_acs_message",
     "plan_image",
     "reconstruction_meta",
+    "remarks",
     "remove_oversampling",
     "score_meta",
     "seconds_meta",
+    "sentences",
     "slice_message",
     "slices_of",
 ]

@@ -7,16 +7,21 @@ dimensions of which ours are always 1. In Python a slice is ``(coils, ro, pe)``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from gadgetron.types.recon_data import ReconBit, ReconBuffer, ReconData, SamplingDescription
 from ismrmrd.acquisition import AcquisitionHeader
 from numpy.typing import NDArray
 
-from gadgets.mrd.header import Encoding, Scan
-from gadgets.mrd.slices import LineSet, Slice, SliceKey
+from gadgets.mrd.calibration import Calibration
+from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.lines import PlacedLines
+from gadgets.mrd.slices import Slice, SliceKey
 from pass_recon.types import InputError
+
+_STEPS = 1 << 16  # encoding steps are counted in 16 bits
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,25 @@ class SliceData:
 
 def acs_message(part: Slice) -> ReconData:
     """The ACS of a slice, sent as soon as it is complete: ``data`` and ``ref`` are the same (the format wants both)."""
-    buffer = _buffer(part.calibration, part.acs, part.encoding)
+    buffer = _buffer(part.image, part.acs, part.encoding)
     return ReconData([ReconBit(buffer, buffer)])
 
 
-def slice_message(part: Slice) -> ReconData:
-    """A whole slice: all lines of the grid in ``data``, the ACS (or a separate calibration scan) in ``ref``."""
+def late_acs_message(part: Slice, calibration: Calibration) -> ReconData:
+    """The same at the end of a slice, of the lines that there are in place of its ACS."""
+    used = range(max(part.acs.start, calibration.lines.start), min(part.acs.stop, calibration.lines.stop))
+    buffer = _calibration_buffer(part, calibration, used)
+    return ReconData([ReconBit(buffer, buffer)])
+
+
+def slice_message(part: Slice, calibration: Calibration | None) -> ReconData:
+    """A whole slice: all lines of the grid in ``data``, those to make coil maps from in ``ref``."""
     data = _buffer(part.image, range(part.encoding.pe), part.encoding)
-    calibration = part.acs if part.calibration is part.image else part.calibration.extent()
-    reference = _buffer(part.calibration, calibration, part.encoding) if part.has_acs() else None
+    reference = None
+    if calibration is not None:
+        # Of the image itself no more than its ACS: the rest is in the data, and those who want it find it there.
+        own = range(max(part.acs.start, calibration.lines.start), min(part.acs.stop, calibration.lines.stop))
+        reference = _calibration_buffer(part, calibration, own if calibration.own else calibration.lines)
     return ReconData([ReconBit(data, reference)])
 
 
@@ -83,7 +98,7 @@ def keep_lines(whole: SliceData, keep: NDArray[np.bool_]) -> ReconData:
     return ReconData([ReconBit(buffer, bit.ref)])
 
 
-def slices_of(message: ReconData, scan: Scan) -> Iterator[SliceData]:
+def slices_of(message: ReconData, scan: ScanContext) -> Iterator[SliceData]:
     """The slices of a ReconData message, from our own gadgets or from the stock BucketToBuffer.
 
     Raises
@@ -98,7 +113,7 @@ def slices_of(message: ReconData, scan: Scan) -> Iterator[SliceData]:
             yield _slice_data(bit, place, scan)
 
 
-def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: Scan) -> SliceData:
+def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: ScanContext) -> SliceData:
     lines_of_place = (slice(None), 0, *place)
     headers = bit.data.headers[lines_of_place]
     line_mask = np.array([header.number_of_samples > 0 for header in headers])
@@ -108,7 +123,7 @@ def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: Scan) -> SliceData:
     first, centre, _ = bit.data.sampling.sampling_limits[1]
     first_line = first if len(headers) < bit.data.sampling.encoded_matrix[1] else 0
     header = headers[lines[np.abs(lines + first_line - centre).argmin()]]
-    encoding = scan.encoding(header.encoding_space_ref)
+    encoding = _as_placed(scan.encoding(header.encoding_space_ref), bit.data, headers[lines], lines + first_line)
     if first_line + len(headers) > encoding.pe:
         raise InputError(
             f"a buffer holds lines {first_line} to {first_line + len(headers) - 1} of a grid of {encoding.pe}"
@@ -121,9 +136,39 @@ def _slice_data(bit: ReconBit, place: tuple[int, ...], scan: Scan) -> SliceData:
         first_line=first_line,
         line_mask=line_mask,
         order=tuple(int(line) + first_line for line in sorted(lines, key=lambda line: headers[line].scan_counter)),
-        calibration=_on_grid(bit.ref, place, encoding) if bit.ref and encoding.separate_calibration else None,
+        calibration=_calibration(bit, place, encoding, first_line),
         message=ReconData([ReconBit(_only(bit.data, place), _only(bit.ref, place) if bit.ref else None)]),
     )
+
+
+def _as_placed(
+    encoding: Encoding, buffer: ReconBuffer, headers: NDArray[np.object_], lines: NDArray[np.int_]
+) -> Encoding:
+    """The encoding as the first stage has found it to be: where its centre is, and how long its readouts are."""
+    half = _STEPS // 2
+    steps = [header.idx.kspace_encode_step_1 for header in headers]
+    offsets = {(step - int(line) + half) % _STEPS - half for step, line in zip(steps, lines, strict=True)}
+    ro = buffer.data.shape[0]
+    changes: dict[str, Any] = {}
+    if ro != encoding.ro:
+        changes = {"sampled_readout": round(ro * encoding.oversampling)}
+    if len(offsets) == 1:
+        changes["centre_step"] = offsets.pop() + encoding.pe // 2
+    return replace(encoding, **changes)
+
+
+def _calibration(
+    bit: ReconBit, place: tuple[int, ...], encoding: Encoding, first_line: int
+) -> NDArray[np.complex64] | None:
+    """K-space of the calibration lines ``(coils, ro, pe)``; None where they are those of the image."""
+    if bit.ref is None:
+        return None
+    reference, data = _array(bit.ref, place), _array(bit.data, place)
+    first = bit.ref.sampling.sampling_limits[1].min - first_line
+    same = data[..., first : first + reference.shape[2]] if first >= 0 else data[..., :0]
+    if reference.shape == same.shape and np.array_equal(reference, same):
+        return None
+    return _on_grid(bit.ref, place, encoding)
 
 
 def _only(buffer: ReconBuffer, place: tuple[int, ...]) -> ReconBuffer:
@@ -147,23 +192,47 @@ def _on_grid(buffer: ReconBuffer, place: tuple[int, ...], encoding: Encoding) ->
     return grid
 
 
-def _buffer(lines: LineSet, indices: range, encoding: Encoding) -> ReconBuffer:
-    present = [index for index in indices if index in lines.sums]
+def _buffer(lines: PlacedLines, indices: range, encoding: Encoding) -> ReconBuffer:
+    present = [index for index in indices if index in lines]
     if not present:
         raise InputError("no line of the image has come")
-    coils, ro = lines.sums[present[0]].shape
+    steps = [lines.step_of(index) for index in present]
+    coils, ro = lines.lines.sums[steps[0]].shape
     # Written line by line in C order (coils, lines, ro), which the transposition turns into the Fortran order wanted.
     data = np.zeros((coils, len(indices), ro), dtype=np.complex64)
     headers = _filled((len(indices),), AcquisitionHeader())
-    for index in present:
-        data[:, index - indices.start] = lines.mean(index)
-        headers[index - indices.start] = lines.headers[index]
+    for index, step in zip(present, steps, strict=True):
+        data[:, index - indices.start] = lines.lines.mean(step)
+        headers[index - indices.start] = lines.lines.headers[step]
+    return _recon_buffer(data, headers, indices, encoding)
+
+
+def _calibration_buffer(part: Slice, calibration: Calibration, indices: range) -> ReconBuffer:
+    """Lines of a calibration under the name of the slice that they are for."""
+    if calibration.own:
+        return _buffer(part.image, indices, part.encoding)
+    first = indices.start - calibration.lines.start
+    chosen = slice(first, first + len(indices))
+    data = np.ascontiguousarray(calibration.kspace[..., chosen].transpose(0, 2, 1))
+    headers = _filled((len(indices),), AcquisitionHeader())
+    template = part.lines.headers[min(part.lines.headers, key=lambda step: abs(step - part.centre_step))]
+    for place, (index, counter) in enumerate(zip(indices, calibration.counters[chosen], strict=True)):
+        header = AcquisitionHeader.from_buffer_copy(template)
+        header.idx.kspace_encode_step_1 = part.image.step_of(index) % _STEPS
+        header.scan_counter = counter
+        headers[place] = header
+    return _recon_buffer(data, headers, indices, part.encoding)
+
+
+def _recon_buffer(
+    data: NDArray[np.complex64], headers: NDArray[np.object_], indices: range, encoding: Encoding
+) -> ReconBuffer:
     return ReconBuffer(
         data.T[:, :, None, :, None, None, None],
         None,
         None,
         headers[:, None, None, None, None],
-        _sampling(indices, ro, encoding),
+        _sampling(indices, data.shape[2], encoding),
     )
 
 

@@ -1,23 +1,26 @@
-"""From the encoded grid to the image that the header asks for: phase oversampling off, pixels as many as wanted.
+"""From the encoded grid to the image that the header asks for: its field of view, and pixels as many as wanted.
+
+Whatever the two grids are, a pixel of the image shows what lies at its place: nothing is stretched. What the scan has
+not seen is black. Both grids have the centre of their field of view at pixel ``n // 2``.
 
 Images here are torch tensors, because they come from the reconstruction and the Fourier transforms are torch's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from gadgets.mrd.header import Encoding
-from pass_recon.physics.fourier import fft2c, ifft2c, resize_centre
+from pass_recon.physics.fourier import resize_centre
 from pass_recon.types import Box
 
 
 def to_recon_space(image: Tensor, encoding: Encoding) -> Tensor:
-    """Crop ``(ro, pe)`` complex to the reconstructed field of view and interpolate by zero-filling k-space.
+    """``(ro, pe)`` complex on the pixels of the image to be sent, by Fourier interpolation.
 
     Intensities are kept: a uniform image stays what it is.
 
@@ -25,50 +28,86 @@ def to_recon_space(image: Tensor, encoding: Encoding) -> Tensor:
     -------
     ``encoding.recon_shape`` complex.
     """
-    image = resize_centre(image, _field_of_view(image, encoding))
-    if tuple(image.shape) == encoding.recon_shape:
-        return image
-    pixels = encoding.recon_shape[0] * encoding.recon_shape[1]
-    gain = (pixels / image.numel()) ** 0.5  # of the orthonormal transforms
-    return ifft2c(resize_centre(fft2c(image), encoding.recon_shape)) * gain
+    readout, phase = _axes(tuple(image.shape), encoding)
+    image = readout.copied(image, 0) if readout.same_pixels else readout.sinc() @ image
+    return phase.copied(image, 1) if phase.same_pixels else image @ phase.sinc().mT
 
 
-def map_to_recon_space(anomaly_map: Tensor | None, encoding: Encoding) -> Tensor:
-    """The same for a map ``(ro, pe)`` in 0 to 1, interpolated linearly so that it stays there; zeros for no map."""
-    if anomaly_map is None:
-        return torch.zeros(encoding.recon_shape)
-    cropped = resize_centre(anomaly_map, _field_of_view(anomaly_map, encoding))
-    if tuple(cropped.shape) == encoding.recon_shape:
-        return cropped
-    return interpolate(cropped[None, None], size=encoding.recon_shape, mode="bilinear", align_corners=False)[0, 0]
+def map_to_recon_space(anomaly_map: Tensor, encoding: Encoding) -> Tensor:
+    """The same for a map ``(ro, pe)`` in 0 to 1, interpolated linearly so that it stays there."""
+    readout, phase = _axes(tuple(anomaly_map.shape), encoding)
+    found = readout.copied(anomaly_map, 0) if readout.same_pixels else readout.hat() @ anomaly_map
+    found = phase.copied(found, 1) if phase.same_pixels else found @ phase.hat().mT
+    return found.clamp(0, 1)
 
 
 def boxes_to_recon_space(boxes: tuple[Box, ...], shape: tuple[int, int], encoding: Encoding) -> tuple[Box, ...]:
     """The same for boxes of an image of ``shape`` (ro, pe); what lies outside is cut off, and empty boxes go."""
+    readout, phase = _axes(shape, encoding)
     moved = []
-    cropped = _field_of_view(torch.empty(shape), encoding)
     for box in boxes:
-        spans = []
-        for first, size, old, view, new in zip(
-            (box.readout, box.phase),
-            (box.readout_size, box.phase_size),
-            shape,
-            cropped,
-            encoding.recon_shape,
-            strict=True,
-        ):
-            corner = old // 2 - view // 2
-            ends = [round((end - corner) * new / view) for end in (first, first + size)]
-            spans.append([min(max(end, 0), new) for end in ends])
-        (ro, ro_end), (pe, pe_end) = spans
+        ro, ro_end = (readout.edge(end) for end in (box.readout, box.readout + box.readout_size))
+        pe, pe_end = (phase.edge(end) for end in (box.phase, box.phase + box.phase_size))
         if ro_end > ro and pe_end > pe:
             moved.append(replace(box, readout=ro, phase=pe, readout_size=ro_end - ro, phase_size=pe_end - pe))
     return tuple(moved)
 
 
-def _field_of_view(image: Tensor, encoding: Encoding) -> tuple[int, int]:
-    """Pixels (ro, pe) of the encoded grid that lie within the reconstructed field of view."""
-    readout = encoding.encoded_fov_mm[0] / encoding.oversampling
-    fields = zip(image.shape, (readout, encoding.encoded_fov_mm[1]), encoding.recon_fov_mm[:2], strict=True)
-    sizes = [max(1, min(size, round(size * recon / encoded))) for size, encoded, recon in fields]
-    return sizes[0], sizes[1]
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of both grids: so many pixels of such a size, in mm, and so many of another."""
+
+    pixels: int
+    pixel_mm: float
+    wanted: int
+    wanted_mm: float
+
+    @property
+    def same_pixels(self) -> bool:
+        return abs(self.wanted_mm / self.pixel_mm - 1) * max(self.pixels, self.wanted) < 1e-2  # of a pixel, at the edge
+
+    def copied(self, image: Tensor, axis: int) -> Tensor:
+        """Pixel by pixel, with zeros around if the wanted field of view is the larger one."""
+        shape = list(image.shape)
+        shape[axis] = self.wanted
+        return resize_centre(image, shape)
+
+    def sinc(self) -> Tensor:
+        """``(wanted, pixels)`` complex64: Fourier interpolation, without what the wanted pixels are too large for."""
+        places, numbers = self._places(), torch.arange(self.pixels, dtype=torch.float64)
+        waves = torch.arange(self.pixels, dtype=torch.float64) - self.pixels // 2
+        waves = waves[waves.abs() * self.wanted_mm <= self.pixels * self.pixel_mm / 2 + 1e-9]
+        there = torch.exp(2j * math.pi * torch.outer(places, waves) / self.pixels)
+        back = torch.exp(-2j * math.pi * torch.outer(waves, numbers) / self.pixels)
+        return ((there @ back) * self._seen(places)[:, None] / self.pixels).to(torch.complex64)
+
+    def hat(self) -> Tensor:
+        """``(wanted, pixels)`` float32: linear interpolation."""
+        places = self._places().clamp(0, self.pixels - 1)
+        distance = (places[:, None] - torch.arange(self.pixels)).abs()
+        return ((1 - distance).clamp(min=0) * self._seen(self._places())[:, None]).float()
+
+    def edge(self, edge: int) -> int:
+        """Where the edge before a pixel comes to lie, within the wanted grid."""
+        middle = (edge - 0.5 - self.pixels // 2) * self.pixel_mm / self.wanted_mm + self.wanted // 2
+        return min(max(math.floor(middle + 1), 0), self.wanted)
+
+    def _places(self) -> Tensor:
+        """Centre of each wanted pixel, counted in pixels of the encoded grid."""
+        numbers = torch.arange(self.wanted, dtype=torch.float64) - self.wanted // 2
+        return numbers * self.wanted_mm / self.pixel_mm + self.pixels // 2
+
+    def _seen(self, places: Tensor) -> Tensor:
+        """Which places lie in the encoded field of view: of its first pixel all, and all before it begins anew."""
+        return (places >= -0.5) & (places < self.pixels)
+
+
+def _axes(shape: tuple[int, ...], encoding: Encoding) -> tuple[_Axis, _Axis]:
+    fields = encoding.encoded_fov_mm[0] / encoding.oversampling, encoding.encoded_fov_mm[1]
+    readout, phase = (
+        _Axis(pixels, field / pixels, wanted, wanted_field / wanted)
+        for pixels, field, wanted, wanted_field in zip(
+            shape, fields, encoding.recon_shape, encoding.recon_fov_mm[:2], strict=True
+        )
+    )
+    return readout, phase

@@ -6,31 +6,30 @@ phase-encoding lines is that of ``encodedSpace``, with the centre of k-space at 
 
 from __future__ import annotations
 
-import re
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import ismrmrd.xsd
-
+from gadgets.mrd.header_xml import read_header, texts_of
+from gadgets.mrd.noise import noise_bandwidth
 from gadgets.properties import Properties
+from pass_recon.anatomies import Recognition, recognise
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range
 from pass_recon.types import InputError
 
-# Of a Siemens receiver, and Gadgetron's default: the share of the sampled bandwidth that lets noise through.
-DEFAULT_NOISE_BANDWIDTH = 0.793
+_log = logging.getLogger(__name__)
+
 # With these modes the calibration lines are a scan of their own, possibly of another contrast.
 _SEPARATE_CALIBRATION = ("separate", "external")
-# How protocols, sequences and studies are named, fastMRI's among them: AXT1POST, AX_FLAIR, CORPD_FBK, knee_pd.
-_ANATOMY_WORDS = {"knee": r"knee|corpd", "brain": r"brain|head|cerebr|neuro|ax[ _]?(?:t1|t2[ _]?flair|flair)"}
-_CONTRAST_WORDS = {
-    "flair": r"flair|tirm",
-    "t1": r"(?<![a-z0-9])(?:(?:ax|cor|sag)[ _]?)?t1",
-    "pd": r"(?<![a-z])(?:cor_?)?pd",
-}
-_FAT_SUPPRESSED = r"(?<![a-z])(?:fs|fatsat|spair|stir)(?![a-z])|pdfs"
 # More missing lines on one side than on the other, as a share of all, before it is called partial Fourier.
 _PARTIAL_FOURIER = 0.05
+
+# Where headers tell what was examined, without marks and in small letters. Of several names the first is the closest to
+# the images.
+_BODY_PARTS = ("bodypartexamined", "bodypart", "bodyregion", "anatomicregion")
+_NAMES = ("protocolname", "seriesdescription", "seriesname", "sequencename", "sequencedescription", "studydescription",
+          "examdescription", "requestedproceduredescription", "performedprocedurestepdescription")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Encoding:
         How often each line is to come.
     separate_calibration
         Whether calibration lines must stay out of the image.
+    remarks
+        What the header says wrongly and how it was understood.
     """
 
     sampled_readout: int
@@ -69,6 +70,7 @@ class Encoding:
     recon_shape: tuple[int, int]
     averages: int
     separate_calibration: bool
+    remarks: tuple[str, ...] = ()
 
     @property
     def ro(self) -> int:
@@ -100,11 +102,12 @@ class Encoding:
         return round((below + above) / (2 * max(below, above)), 3)
 
 
-class Scan:
+class ScanContext:
     """A scan's header and the user's properties: all that a stage must know besides the data.
 
-    ``kind`` is anatomy and contrast as bundles are named, ``brain-t1`` for example; empty where the header does not
-    tell.
+    ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``, empty where the header does not tell;
+    ``examination_reason`` says why. ``protocol`` is the protocol's name, empty where there is none, and ``slices`` how
+    many there are to be.
 
     Parameters
     ----------
@@ -121,15 +124,15 @@ class Scan:
 
     def __init__(self, header: bytes | str, properties: Properties) -> None:
         self.properties = properties
-        parsed = _parse(header)
+        parsed = read_header(header)
         if not parsed.encoding:
             raise InputError("the header describes no encoding")
         self._encodings: list[Any] = parsed.encoding
-        system, measurement = parsed.acquisitionSystemInformation, parsed.measurementInformation
-        bandwidth = getattr(system, "relativeReceiverNoiseBandwidth", None)
-        self.noise_bandwidth: float = DEFAULT_NOISE_BANDWIDTH if bandwidth is None else bandwidth
-        self.protocol_name: str = getattr(measurement, "protocolName", None) or ""
-        self.kind = _kind(parsed)
+        self.noise_bandwidth = noise_bandwidth(parsed)
+        self.examination, self.examination_reason = _recognised(header)
+        self.protocol = getattr(parsed.measurementInformation, "protocolName", None) or ""
+        slices = parsed.encoding[0].encodingLimits.slice
+        self.slices = 1 if slices is None else slices.maximum - slices.minimum + 1
         self.first_encoding = self.encoding(0)
 
     def encoding(self, space: int) -> Encoding:
@@ -146,6 +149,20 @@ class Scan:
             self._known[space] = _encoding(self._encodings[space])
         return self._known[space]
 
+    def separate_calibration(self, space: int) -> bool:
+        """Whether lines of an encoding space that are marked as calibration are a scan of their own.
+
+        Where the space itself says nothing, another one may: the calibration scan often has a space to itself.
+        """
+        modes = [_calibration_mode(encoding) for encoding in self._encodings]
+        own = modes[space] if space < len(modes) else ""
+        return own in _SEPARATE_CALIBRATION or (not own and any(mode in _SEPARATE_CALIBRATION for mode in modes))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the header says wrongly, of the encoding spaces used so far, and how it was understood."""
+        return tuple(dict.fromkeys(remark for known in self._known.values() for remark in known.remarks))
+
     def acs_lines(self, encoding: Encoding) -> range:
         """Lines that must have come before a plan can be made."""
         return acs_range(encoding.pe, acs_count(encoding.pe, acs_fraction(self.properties.acceleration)))
@@ -155,58 +172,70 @@ class Scan:
         return {}
 
 
-def _kind(parsed: Any) -> str:
-    """``brain-t1`` and the like by the words of the header; empty where they do not tell, or tell of something else."""
-    measurement, study = parsed.measurementInformation, parsed.studyInformation
-    words = [
-        getattr(part, name, None) or ""
-        for part, name in (
-            (measurement, "protocolName"),
-            (measurement, "seriesDescription"),
-            (measurement, "sequenceName"),
-            (study, "bodyPartExamined"),
-            (study, "studyDescription"),
-        )
-    ]
-    text = " ".join(words).lower()
-    anatomy, contrast = (
-        next((name for name, pattern in known.items() if re.search(pattern, text)), "")
-        for known in (_ANATOMY_WORDS, _CONTRAST_WORDS)
-    )
-    if not anatomy or not contrast or (contrast == "pd" and re.search(_FAT_SUPPRESSED, text)):
-        return ""
-    return f"{anatomy}-{contrast}"
-
-
-def _parse(header: bytes | str) -> Any:
-    try:
-        return ismrmrd.xsd.CreateFromDocument(header)
-    except (ValueError, TypeError) as error:  # what xsdata raises for text that is no XML, and for missing elements
-        raise InputError(f"not an ISMRMRD header: {error}") from error
+def _recognised(header: bytes | str) -> Recognition:
+    body_parts = texts_of(header, _BODY_PARTS)
+    found = recognise(next((part for part in body_parts if part.lower() != "unknown"), ""), texts_of(header, _NAMES))
+    _log.info("the header tells of %s: %s", found.examination or "no known examination", found.reason)
+    return found
 
 
 def _encoding(encoding: Any) -> Encoding:
     encoded, recon, limits = encoding.encodedSpace, encoding.reconSpace, encoding.encodingLimits
     _refuse_what_is_not_2d_cartesian(encoding)
-    pe = encoded.matrixSize.y
-    step = limits.kspace_encoding_step_1
-    mode = encoding.parallelImaging.calibrationMode if encoding.parallelImaging else None
     fovs = [(space.fieldOfView_mm.x, space.fieldOfView_mm.y, space.fieldOfView_mm.z) for space in (encoded, recon)]
-    sizes = (encoded.matrixSize.x, pe, recon.matrixSize.x, recon.matrixSize.y)
-    if min(sizes) < 1 or min(*fovs[0][:2], *fovs[1][:2]) <= 0:
+    sizes = (encoded.matrixSize.x, encoded.matrixSize.y, recon.matrixSize.x, recon.matrixSize.y)
+    if min(sizes) < 1 or not all((fov or 0) > 0 for fov in (*fovs[0][:2], *fovs[1][:2])):
         raise InputError(f"matrix sizes and fields of view must be positive, got {sizes} and {fovs} mm")
+    pe = encoded.matrixSize.y
+    centre_step, steps, remarks = _steps(limits.kspace_encoding_step_1, pe)
+    ro = max(round(encoded.matrixSize.x / max(fovs[0][0] / fovs[1][0], 1.0)), 1)
     return Encoding(
         sampled_readout=encoded.matrixSize.x,
-        oversampling=max(fovs[0][0] / fovs[1][0], 1.0),
+        oversampling=encoded.matrixSize.x / ro,
         pe=pe,
-        centre_step=pe // 2 if step is None else step.center,
-        steps=(0, pe - 1) if step is None else (step.minimum, step.maximum),
-        encoded_fov_mm=fovs[0],
-        recon_fov_mm=fovs[1],
+        centre_step=centre_step,
+        steps=steps,
+        encoded_fov_mm=_with_thickness(fovs[0]),
+        recon_fov_mm=_with_thickness(fovs[1]),
         recon_shape=(recon.matrixSize.x, recon.matrixSize.y),
-        averages=1 if limits.average is None else limits.average.maximum + 1,
-        separate_calibration=mode is not None and mode.value in _SEPARATE_CALIBRATION,
+        averages=1 if limits.average is None else max(limits.average.maximum, 0) + 1,
+        separate_calibration=_calibration_mode(encoding) in _SEPARATE_CALIBRATION,
+        remarks=remarks,
     )
+
+
+def _with_thickness(fov: tuple[float, float, float | None]) -> tuple[float, float, float]:
+    return fov[0], fov[1], fov[2] or 0.0
+
+
+def _calibration_mode(encoding: Any) -> str:
+    """What the header says of the calibration lines, empty where it says nothing."""
+    mode = encoding.parallelImaging.calibrationMode if encoding.parallelImaging else None
+    return "" if mode is None else str(mode.value)
+
+
+def _steps(limit: Any, pe: int) -> tuple[int, tuple[int, int], tuple[str, ...]]:
+    """The step through the centre, the first and the last step, and what had to be mended of what the header says.
+
+    Limits that are all zero say nothing. A centre that was rounded the wrong way, or left at 0, would push lines off
+    the grid. What is wrong by more can only be told from the lines: the limits may be as wrong as the centre.
+    """
+    if limit is None or limit.maximum <= limit.minimum:
+        return pe // 2, (0, pe - 1), ()
+    first, last, centre = limit.minimum, limit.maximum, limit.center
+    below, above = centre - first - pe // 2, last - centre - (pe - 1 - pe // 2)  # steps off the grid on either side
+    wanted = centre
+    if last - first + 1 == pe and (below in (1, -1) or centre <= first):
+        wanted = first + pe // 2
+    elif last - first + 1 < pe and max(below, above) == 1:
+        wanted = centre - max(below, 0) + max(above, 0)
+    if wanted == centre:
+        return centre, (first, last), ()
+    said = (
+        f"the header puts the centre of k-space at step {centre} of {first} to {last} on a grid of {pe} lines, "
+        f"where not all of them have a place; step {wanted} is taken"
+    )
+    return wanted, (first, last), (said,)
 
 
 def _refuse_what_is_not_2d_cartesian(encoding: Any) -> None:

@@ -5,8 +5,8 @@ An Image's data is ``(channels, z, y, x)`` with x = readout and y = phase encodi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ismrmrd import constants
@@ -16,8 +16,8 @@ from ismrmrd.meta import Meta
 from numpy.typing import ArrayLike, NDArray
 
 from gadgets.mrd.buffers import SliceData
-from gadgets.mrd.header import Encoding, Scan
-from pass_recon.types import Box, Reconstruction, SamplingPlan
+from gadgets.mrd.header import Encoding, ScanContext
+from pass_recon.types import Box, QualityFinding, Reconstruction, SamplingPlan
 
 RECONSTRUCTION_SERIES, MAP_SERIES, OVERLAY_SERIES, PLAN_SERIES = 1, 2, 3, 1000
 PLAN_ROLE = "SamplingPlan"
@@ -25,6 +25,15 @@ PLAN_ROLE = "SamplingPlan"
 _BOX_COLOUR, _SOLID, _VISIBLE = (1.0, 0.0, 0.0), 0, 1
 _ACQUISITION_FIELDS = ("acquisition_time_stamp", "measurement_uid", "physiology_time_stamp", "user_int", "user_float")
 _GEOMETRY_FIELDS = ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position")
+_GADGETRON_NAMES = {
+    "DataRole": "GADGETRON_DataRole",
+    "ImageComment": "GADGETRON_ImageComment",
+    "ImageProcessingHistory": "GADGETRON_ImageProcessingHistory",
+    "SeriesDescription": "GADGETRON_SeqDescription",
+    "WindowCenter": "GADGETRON_WindowCenter",
+    "WindowWidth": "GADGETRON_WindowWidth",
+    "PASS_scale": "GADGETRON_ScaleRatio",
+}
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
@@ -51,29 +60,101 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
         "PASS_source": plan.source,
         **score_meta(plan.score),
         **fallback_meta(plan.fallback),
+        **quality_meta(plan.quality),
         **seconds_meta(plan.seconds),
     }
     data = plan.lines.numpy().astype(np.uint16)[None, None, None, :]
     return _image(data, _header(header, encoding, constants.IMTYPE_MAGNITUDE, PLAN_SERIES, index), meta)
 
 
-def reconstruction_meta(result: Reconstruction, data: SliceData, scan: Scan, boxes: Sequence[Box]) -> dict[str, Any]:
-    """What is told with a reconstruction and everything made from it; ``boxes`` in pixels of the image sent."""
+def reconstruction_meta(
+    result: Reconstruction, data: SliceData, scan: ScanContext, boxes: Sequence[Box], bundle_reason: str
+) -> dict[str, Any]:
+    """What is told with a reconstruction and everything made from it.
+
+    ``boxes`` are in pixels of the image sent; ``bundle_reason`` says why the scan got its bundle.
+    """
     method = "CG-SENSE" if result.bundle == "classical" else result.bundle
     meta: dict[str, Any] = {
         "DataRole": "Image",
+        "Keep_image_geometry": "1",  # a FIRE host turns the image by its own rules otherwise
         "ImageProcessingHistory": ["PASS", method],
+        "SequenceDescription": scan.protocol or "PASS",
         "PASS_slice": str(data.key.slice),
         "PASS_bundle": result.bundle,
+        "PASS_bundle_reason": bundle_reason,
         "PASS_acceleration": f"{scan.properties.acceleration:g}",
         "PASS_lines_used": f"{int(data.line_mask.sum())} of {data.encoding.pe}",
     }
     if data.encoding.partial_fourier is not None:
         meta["PASS_partial_fourier"] = f"{data.encoding.partial_fourier:g}"
+    score = result.score[0] if result.score else None
+    quality = result.quality[0] if result.quality else ()
+    meta["ImageComment"] = _comment(result, method, meta["PASS_lines_used"], score)
     if result.anomaly_map is None and scan.properties.anomaly:
         meta["PASS_anomaly"] = f"unavailable: no detector in bundle {result.bundle}"
-    score = result.score[0] if result.score else None
+    elif result.anomaly_map is not None and quality:
+        meta["PASS_anomaly"] = f"unreliable: {', '.join(dict.fromkeys(finding.word for finding in quality))}"
+    meta |= quality_meta(quality)
     return meta | score_meta(score) | boxes_meta(boxes) | fallback_meta(result.fallback) | seconds_meta(result.seconds)
+
+
+def _comment(result: Reconstruction, method: str, lines: str, score: float | None) -> list[str]:
+    """Remarks for DICOM's ImageComments, which joins them by underscores."""
+    said = ["PASS", method, f"{lines} lines"]
+    if score is not None:
+        said.append(f"anomaly score {score:.2f}")
+    if result.fallback is not None:
+        said.append("fallback")
+    if result.quality and result.quality[0]:
+        said.append("quality")
+    return [*said, "not for clinical use"]
+
+
+def in_both_conventions(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Meta with the names that Gadgetron's clients read beside those of FIRE hosts, where the two differ."""
+    return {**meta, **{theirs: meta[ours] for ours, theirs in _GADGETRON_NAMES.items() if ours in meta}}
+
+
+def described(title: str, window: int, **more: str) -> dict[str, str]:
+    """What a viewer is to be told of an image of a series: its name, and the window in stored values.
+
+    ``PASS_scale`` is stored values per unit, which Gadgetron calls ScaleRatio. No RescaleSlope is given: a window then
+    counts in rescaled values, and must be whole numbers, which no unit of k-space can promise.
+    """
+    return {
+        "SeriesDescription": title,
+        "SequenceDescriptionAdditional": title,
+        "WindowCenter": str(window // 2),
+        "WindowWidth": str(window),
+        **more,
+    }
+
+
+class Remark(NamedTuple):
+    """Something to know of an image beside seeing it: the slice, and what is to be said."""
+
+    slice: int
+    text: str
+
+
+def remarks(image: Image) -> list[Remark]:
+    """Why an image is not the one asked for, and what is wrong with its data."""
+    words, reasons = _listed(image.meta.get("PASS_quality")), _listed(image.meta.get("PASS_quality_reason"))
+    quality = [f"{word}: {reason}" for word, reason in zip(words, reasons, strict=False)] or words
+    return [Remark(image.slice, text) for text in (*_listed(image.meta.get("PASS_fallback")), *quality)]
+
+
+def sentences(said: Iterable[Remark]) -> list[str]:
+    """A sentence for each thing that there is to say, with all the slices that it is said of."""
+    slices: dict[str, dict[int, None]] = {}  # ordered, without repetitions
+    for remark in said:
+        slices.setdefault(remark.text, {})[remark.slice] = None
+    return [f"slice{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {text}" for text, of in slices.items()]
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def is_plan(item: object) -> bool:
@@ -123,7 +204,7 @@ def boxes_meta(boxes: Sequence[Box]) -> dict[str, list[str]]:
 
 
 def boxes_of(image: Image) -> list[tuple[int, int, int, int]]:
-    """First and last-but-one pixel of each box in an image's meta: (readout, phase, readout end, phase end)."""
+    """Boxes in an image's meta, half-open like slices: (readout, phase, readout end, phase end)."""
     boxes: list[tuple[int, int, int, int]] = []
     while (corners := image.meta.get(f"ROI_{len(boxes) + 1}")) is not None:
         values = [round(float(value)) for value in corners[6:]]
@@ -139,6 +220,16 @@ def score_meta(score: float | None) -> dict[str, str]:
 def fallback_meta(reason: str | None) -> dict[str, str]:
     """Why this is not what was asked for, absent if nothing failed."""
     return {} if reason is None else {"PASS_fallback": reason}
+
+
+def quality_meta(findings: Sequence[QualityFinding]) -> dict[str, list[str]]:
+    """What is wrong with the data or the image: words for programs, and a sentence for each; absent if nothing is."""
+    if not findings:
+        return {}
+    return {
+        "PASS_quality": [finding.word for finding in findings],
+        "PASS_quality_reason": [finding.sentence for finding in findings],
+    }
 
 
 def seconds_meta(seconds: Mapping[str, float]) -> dict[str, str]:
@@ -161,5 +252,5 @@ def _header(acquisition: AcquisitionHeader, encoding: Encoding, kind: int, serie
 
 def _image(data: NDArray[Any], header: ImageHeader, meta: Mapping[str, Any]) -> Image:
     attributes = Meta()
-    attributes.update(meta)
+    attributes.update(in_both_conventions(meta))
     return Image(head=header, data=np.ascontiguousarray(data), meta=attributes)

@@ -6,14 +6,16 @@ The stock NoiseAdjust and RemoveROOversampling may or may not have run before us
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ismrmrd import constants as flags
 from ismrmrd.acquisition import Acquisition
-from numpy.typing import NDArray
 
-from gadgets.mrd.header import Encoding, Scan
+from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.lines import Line
+from gadgets.mrd.noise import NoiseScans
 from pass_recon.types import InputError
 
 # Scans that hold no image: navigators, dummy scans, phase correction, feedback and other calibrations of the scanner.
@@ -31,7 +33,8 @@ _NOT_FOR_IMAGES = sum(
     )
 )
 
-Line = NDArray[np.complex64]
+# Samples by which a readout may be longer than its grid, for centres that are counted differently.
+_SLACK = 2
 
 
 def is_noise(acquisition: Acquisition) -> bool:
@@ -48,30 +51,33 @@ class Readouts:
     """Turns acquisitions into whitened, centred lines without readout oversampling.
 
     Noise scans that reach us are kept until the first line: whoever whitens before us does not pass them on.
-
-    Attributes
-    ----------
-    complaints
-        Why the noise scans could not be used; whoever reads them takes them away.
     """
 
-    def __init__(self, scan: Scan) -> None:
-        self.complaints: list[str] = []
+    def __init__(self, scan: ScanContext) -> None:
         self._scan = scan
-        self._noise: list[Line] = []
-        self._noise_dwell_us = 0.0
-        self._whitening: dict[float, Line] = {}
+        self._noise = NoiseScans(scan.noise_bandwidth)
         self._coils: int | None = None
+        self._remarks: dict[str, None] = {}  # ordered, without repetitions
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was made up for so far: noise scans that could not be used, samples that the header does not tell of."""
+        return [*self._noise.remarks, *self._remarks]
 
     def add_noise(self, acquisition: Acquisition) -> None:
         """Keep a noise scan. Those that come after the first line are ignored, as Gadgetron does."""
-        if self._coils is not None:
-            return
-        self._noise.append(acquisition.data)
-        self._noise_dwell_us = self._noise_dwell_us or acquisition.sample_time_us
+        if self._coils is None:
+            self._noise.add(acquisition)
 
-    def line(self, acquisition: Acquisition) -> Line:
+    def line(self, acquisition: Acquisition, *, of_image: bool = True) -> Line:
         """The k-space line ``(coils, ro)`` with its centre at ``ro // 2``.
+
+        Parameters
+        ----------
+        acquisition
+            A line of an image, or of a calibration scan, which may have other coils.
+        of_image
+            Which of the two.
 
         Raises
         ------
@@ -80,90 +86,126 @@ class Readouts:
         """
         data = acquisition.data
         coils = self._coils or data.shape[0]
-        if data.shape[0] != coils:
+        if of_image and data.shape[0] != coils:
             raise InputError(f"the line has {data.shape[0]} coils, those before it had {coils}")
         finite = np.isfinite(data)
         if not finite.all():
             raise InputError(f"the line holds {data.size - int(finite.sum())} values that are NaN or infinite")
-        if self._noise:
-            # Before the oversampling goes, as in a chain of stock gadgets: the last digits then agree as well.
-            data = self._whiten(data, acquisition.sample_time_us)
-        line = centred_line(acquisition, data, self._scan.encoding(acquisition.encoding_space_ref))
-        self._coils = coils
+        encoding = self._scan.encoding(acquisition.encoding_space_ref)
+        readout = Readout.of(acquisition, encoding)
+        for remark in readout.remarks:
+            self._remarks[remark] = None
+        line = readout.centred(self._noise.whiten(data, acquisition.sample_time_us))
+        if of_image:
+            self._coils = coils
         return line
 
-    def _whiten(self, line: Line, dwell_us: float) -> Line:
-        try:
-            if dwell_us not in self._whitening:
-                self._whitening[dwell_us] = self._whitening_matrix(line.shape[0], dwell_us)
-            return self._whitening[dwell_us] @ line
-        except InputError as error:
-            # Better an image with correlated noise than none.
-            self.complaints.append(f"the noise scan cannot be used, nothing is whitened: {error}")
-            self._noise.clear()
-            return line
 
-    def _whitening_matrix(self, coils: int, dwell_us: float) -> Line:
-        import torch
+@dataclass(frozen=True)
+class Readout:
+    """How a line was read, and the grid that it belongs to.
 
-        from pass_recon.physics.coils import whitening_matrix
-
-        if (found := {noise.shape[0] for noise in self._noise}) != {coils}:
-            raise InputError(f"noise scans have {sorted(found)} coils, the lines {coils}")
-        matrix = whitening_matrix(
-            torch.from_numpy(np.concatenate(self._noise, axis=1)),
-            noise_dwell_us=self._noise_dwell_us,
-            dwell_us=dwell_us,
-            bandwidth_ratio=self._scan.noise_bandwidth,
-        )
-        return matrix.numpy()
-
-
-def centred_line(acquisition: Acquisition, data: Line, encoding: Encoding) -> Line:
-    """Undo reversal, discarded samples, asymmetric echo and readout oversampling.
-
-    Parameters
+    Attributes
     ----------
-    acquisition
-        Says how the line was read.
-    data
-        ``(coils, samples)``, those of the acquisition or whitened.
-    encoding
-        The grid.
-
-    Returns
-    -------
-    ``(coils, ro)`` complex64 with the centre of k-space at ``ro // 2``.
-
-    Raises
-    ------
-    InputError
-        If the readout is longer than the grid or its centre lies elsewhere than it can.
+    first, last
+        Samples that count, half-open: the others are to be discarded.
+    centre
+        Of these the one at the centre of k-space.
+    grid
+        Samples of a full readout like this one.
+    ro
+        Samples once its oversampling is removed.
+    reverse
+        Whether it was read backwards.
+    removed_upstream
+        Oversampling that was removed before the line came to us, 1 for none.
+    remarks
+        What the header does not tell, or tells wrongly.
     """
-    samples, centre = acquisition.number_of_samples, _centre(acquisition, encoding)
-    grid = _full_readout(samples, centre, encoding)
-    line = _without_discarded(acquisition, data)
-    reverse, symmetric = acquisition.is_flag_set(flags.ACQ_IS_REVERSE), centre == samples // 2
-    if reverse:
-        line = line[:, ::-1]
-        # A symmetric readout has its centre at n // 2 whichever way it is read; an asymmetric one is mirrored.
-        centre = centre if symmetric else samples - 1 - centre
-    start = grid // 2 - centre
-    if start < 0 or start + samples > grid:
-        raise InputError(f"a readout of {samples} samples with its centre at {centre} does not fit a grid of {grid}")
-    if samples != grid:
-        line = np.pad(line, ((0, 0), (start, grid - samples - start)))
-    if grid != encoding.ro:
-        line = remove_oversampling(line, encoding.ro)
-    elif reverse and symmetric and encoding.oversampling > 1:
-        line = _move(line, 1 - 1 / encoding.oversampling)
-    return np.ascontiguousarray(line, dtype=np.complex64)
+
+    first: int
+    last: int
+    centre: int
+    grid: int
+    ro: int
+    reverse: bool
+    removed_upstream: float
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, acquisition: Acquisition, encoding: Encoding) -> Readout:
+        """Read it off an acquisition.
+
+        Raises
+        ------
+        InputError
+            If the readout is longer than the grid and not a multiple of it, or its centre lies elsewhere than it can.
+        """
+        total, remarks = acquisition.number_of_samples, []
+        known = (encoding.sampled_readout, encoding.ro)
+        first, last = acquisition.discard_pre, total - acquisition.discard_post
+        if first >= last:
+            remarks.append(
+                f"lines of {total} samples are said to begin with {acquisition.discard_pre} and end with "
+                f"{acquisition.discard_post} to be discarded: none is"
+            )
+            first, last = 0, total
+        centre = _centre(acquisition, encoding, first, last) - first
+        grid, ro = (total, encoding.ro) if total in known else _grid(last - first, centre, encoding)
+        if grid > encoding.sampled_readout:
+            remarks.append(
+                f"readouts have {grid} samples where the header's encoded matrix has {encoding.sampled_readout}: taken "
+                f"for {grid // encoding.sampled_readout}-fold oversampling that it does not tell of"
+            )
+        removed = encoding.oversampling if grid == encoding.ro else 1.0
+        reverse = acquisition.is_flag_set(flags.ACQ_IS_REVERSE)
+        return cls(first, last, centre, grid, ro, reverse, removed, tuple(remarks))
+
+    def centred(self, data: Line) -> Line:
+        """Undo reversal, discarded samples, asymmetric echo and readout oversampling.
+
+        Parameters
+        ----------
+        data
+            ``(coils, samples)``, those of the acquisition or whitened.
+
+        Returns
+        -------
+        ``(coils, ro)`` complex64 with the centre of k-space at ``ro // 2``.
+        """
+        line, samples, centre = data[:, self.first : self.last], self.last - self.first, self.centre
+        symmetric = centre == samples // 2
+        if self.reverse:
+            line = line[:, ::-1]
+            # A symmetric readout has its centre at n // 2 whichever way it is read; an asymmetric one is mirrored.
+            centre = centre if symmetric else samples - 1 - centre
+        start = self.grid // 2 - centre
+        line = line[:, max(-start, 0) : self.grid - start]  # of centres counted differently a sample or two
+        if line.shape[1] != self.grid:
+            line = np.pad(line, ((0, 0), (max(start, 0), self.grid - line.shape[1] - max(start, 0))))
+        if self.grid != self.ro:
+            line = remove_oversampling(line, self.ro)
+        elif self.reverse and symmetric and self.removed_upstream > 1:
+            line = _move(line, 1 - 1 / self.removed_upstream)
+        return np.ascontiguousarray(line, dtype=np.complex64)
 
 
 def remove_oversampling(line: Line, ro: int) -> Line:
     """Crop the line's image ``(coils, samples)`` to its central ``ro`` pixels, as RemoveROOversampling does."""
-    first = line.shape[-1] // 2 - ro // 2
-    return _centred(np.fft.fft, _centred(np.fft.ifft, line)[:, first : first + ro])
+    return resample(line, ro)
+
+
+def resample(line: Line, pixels: int) -> Line:
+    """K-space ``(..., samples)`` of an image cropped to its central ``pixels``, or padded with zeros to them."""
+    samples = line.shape[-1]
+    image = _centred(np.fft.ifft, line)
+    if pixels <= samples:
+        first = samples // 2 - pixels // 2
+        image = image[..., first : first + pixels]
+    else:
+        before = pixels // 2 - samples // 2
+        image = np.pad(image, [(0, 0)] * (line.ndim - 1) + [(before, pixels - samples - before)])
+    return _centred(np.fft.fft, image)
 
 
 def _centred(transform: Callable[..., Any], line: Line) -> Line:
@@ -173,32 +215,38 @@ def _centred(transform: Callable[..., Any], line: Line) -> Line:
     return transformed.astype(np.complex64, copy=False)
 
 
-def _without_discarded(acquisition: Acquisition, line: Line) -> Line:
-    before, after = acquisition.discard_pre, acquisition.discard_post
-    if before or after:
-        line = line.copy()
-        line[:, :before] = 0
-        line[:, line.shape[1] - after :] = 0
-    return line
-
-
-def _centre(acquisition: Acquisition, encoding: Encoding) -> int:
+def _centre(acquisition: Acquisition, encoding: Encoding, first: int, last: int) -> int:
     """Sample at the centre of k-space; many converters leave it at 0, and a full readout is symmetric."""
-    samples, centre = acquisition.number_of_samples, acquisition.center_sample
-    full = samples in (encoding.sampled_readout, encoding.ro) and abs(centre - samples // 2) <= 1
-    if full or centre == 0 or centre >= samples or samples == encoding.sampled_readout:
-        return int(samples // 2)
-    return int(centre)
+    total, centre = acquisition.number_of_samples, acquisition.center_sample
+    for start, samples in ((0, total), (first, last - first)):
+        middle = int(start + samples // 2)
+        if samples == encoding.sampled_readout or (samples == encoding.ro and abs(centre - middle) <= 1):
+            return middle
+    if centre == 0 or centre >= total:
+        return (first + last) // 2
+    return int(min(max(centre, first), last - 1))
 
 
-def _full_readout(samples: int, centre: int, encoding: Encoding) -> int:
-    """Size of the grid that these samples belong to: with readout oversampling, or without it if that was removed.
+def _grid(samples: int, centre: int, encoding: Encoding) -> tuple[int, int]:
+    """Size of the grid that these samples belong to, and what is left of it once its oversampling is removed.
 
-    An asymmetric echo is short on one side only, so its longer side tells.
+    An asymmetric echo is short on one side only, so its longer side tells. The grid is that of the header, the same
+    without its oversampling, if that was removed upstream, or a multiple of it, if it tells of none or of too little.
     """
-    reach = 2 * max(centre, samples - centre)
-    removed_upstream = abs(reach - encoding.ro) <= abs(reach - encoding.sampled_readout)
-    return encoding.ro if removed_upstream and samples <= encoding.ro else encoding.sampled_readout
+    reach, told = 2 * max(centre, samples - centre), encoding.sampled_readout
+    if samples <= encoding.ro and abs(reach - encoding.ro) <= abs(reach - told):
+        return encoding.ro, encoding.ro
+    if reach <= told + _SLACK:
+        return told, encoding.ro
+    factor = round(reach / told)
+    if factor < 2 or abs(reach - factor * told) > _SLACK:
+        raise InputError(
+            f"a readout of {samples} samples with its centre at {centre} does not fit the {told} samples of the "
+            f"header's encoded matrix, nor a multiple of them"
+        )
+    told_by_field = encoding.oversampling > 1 and encoding.recon_shape[0] * encoding.oversampling == factor * told
+    # The field of view is that of the samples although the matrix is not: then the pixels are finer than it says.
+    return factor * told, factor * encoding.ro if told_by_field else encoding.ro
 
 
 def _move(line: Line, samples: float) -> Line:

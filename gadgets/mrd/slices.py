@@ -6,15 +6,14 @@ Scanners and converters mark the ends of slices in different ways, or not at all
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 from ismrmrd import constants as flags
 from ismrmrd.acquisition import Acquisition, AcquisitionHeader
 
-from gadgets.mrd.header import Encoding, Scan
-from gadgets.mrd.readout import Line, is_for_images
+from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.lines import Line, LineSet, PlacedLines
+from gadgets.mrd.readout import is_for_images
 from pass_recon.types import InputError
 
 
@@ -39,30 +38,13 @@ class SliceKey(NamedTuple):
         return ", ".join([f"slice {self.slice}", *others])
 
 
-@dataclass
-class LineSet:
-    """Lines of one slice by index, added up over averages."""
+class Late(InputError):
+    """A line came after its slice was over: once more than the header tells, or another scan under the same name."""
 
-    sums: dict[int, Line] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
-    headers: dict[int, AcquisitionHeader] = field(default_factory=dict)
 
-    def add(self, index: int, line: Line, header: AcquisitionHeader) -> None:
-        """Add a line ``(coils, ro)``; the header kept is that of the first average."""
-        if index in self.sums:
-            self.sums[index] = self.sums[index] + line
-        else:
-            self.sums[index], self.headers[index] = line, header
-        self.counts[index] = self.counts.get(index, 0) + 1
-
-    def mean(self, index: int) -> Line:
-        """The line ``(coils, ro)`` averaged over how often it came."""
-        count = self.counts[index]
-        return self.sums[index] if count == 1 else self.sums[index] / np.float32(count)
-
-    def extent(self) -> range:
-        """From the lowest to the highest line that came."""
-        return range(min(self.sums), max(self.sums) + 1)
+def only_calibrates(acquisition: Acquisition | AcquisitionHeader) -> bool:
+    """Whether a line is marked as calibration and not as one of the image too."""
+    return acquisition.flags & _CALIBRATION == _bit(flags.ACQ_IS_PARALLEL_CALIBRATION)
 
 
 class Slice:
@@ -72,87 +54,112 @@ class Slice:
     ----------
     key
         What tells this slice from others.
-    image
-        Lines of the image.
-    calibration
-        Lines to find the coils from: those of the image, unless calibration is a scan of its own.
+    acs
+        Lines of the grid that a plan is made from.
+    lines
+        Those of the image by encoding step.
+    reference
+        Those of a calibration scan of its own, shared with whoever collects it.
+    centre_step
+        The step through the centre of k-space, as far as can be told by now.
     received
         Number of acquisitions that came, dropped ones included.
+    only_calibration
+        Whether every line so far is marked as calibration alone.
     """
 
-    def __init__(self, key: SliceKey, encoding: Encoding, acs: range) -> None:
+    def __init__(self, key: SliceKey, encoding: Encoding, acs: range, reference: LineSet) -> None:
         self.key, self.encoding, self.acs = key, encoding, acs
-        self.image = LineSet()
-        self.calibration = LineSet() if encoding.separate_calibration else self.image
+        self.lines, self.reference = LineSet(), reference
+        self.centre_step = encoding.centre_step
         self.received = 0
+        self.only_calibration = True
         self._acs_told = False
 
+    @property
+    def image(self) -> PlacedLines:
+        """The lines of the image on the grid."""
+        return PlacedLines(self.lines, self.centre_step, self.encoding.pe)
+
     def add(self, acquisition: Acquisition, line: Line) -> None:
-        """Put a line in its place.
+        """Put a line in its place."""
+        self.lines.add(acquisition.idx.kspace_encode_step_1, line, acquisition.getHead())
+        self.only_calibration = self.only_calibration and only_calibrates(acquisition)
 
-        Raises
-        ------
-        InputError
-            If the encoding step is not on the grid.
-        """
-        step = acquisition.idx.kspace_encode_step_1
-        index = self.encoding.line_of(step)
-        if not 0 <= index < self.encoding.pe:
-            raise InputError(
-                f"encoding step {step} is line {index} of a grid of {self.encoding.pe} "
-                f"(the header puts its centre at step {self.encoding.centre_step})"
-            )
-        header = acquisition.getHead()
-        calibrates = acquisition.flags & _CALIBRATION
-        if self.calibration is not self.image and calibrates:
-            self.calibration.add(index, line, header)
-        if self.calibration is self.image or not calibrates or calibrates & _CALIBRATION_AND_IMAGING:
-            self.image.add(index, line, header)
-
-    def has_acs(self) -> bool:
-        """Whether each ACS line has come at least once."""
-        return all(index in self.calibration.sums for index in self.acs)
+    def settle_centre(self) -> None:
+        """Look where the centre of k-space is, of the lines that came."""
+        self.centre_step = self.lines.centre(self.encoding.centre_step, self.encoding.pe)
 
     def acs_just_completed(self) -> bool:
-        """True once, when the last ACS line has come."""
-        if self._acs_told or not self.has_acs():
+        """True once, when the last ACS line has come, and lies where the centre of k-space is."""
+        if self._acs_told or not self._has_acs():
             return False
+        self.settle_centre()
+        self._acs_told = self._has_acs()
+        return self._acs_told
+
+    def acs_untold(self) -> bool:
+        """True once, at the end of a slice of which no ACS was told, or one from another place."""
+        before, told = self.centre_step, self._acs_told
+        self.settle_centre()
         self._acs_told = True
-        return True
+        return not told or before != self.centre_step
 
     def is_full(self) -> bool:
         """Whether every line has come as often as the header says."""
-        counts, averages = self.image.counts, self.encoding.averages
-        return len(counts) == self.encoding.pe and min(counts.values()) >= averages and self.has_acs()
+        counts, wanted = self.lines.counts, self.encoding.averages
+        if len(counts) < self.encoding.pe or min(counts.values()) < wanted:
+            return False
+        return len(self.image.indices()) == self.encoding.pe
+
+    def _has_acs(self) -> bool:
+        return all(index in self.image for index in self.acs)
 
 
 class SliceSorter:
     """Hands out the slice of each acquisition and tells which slices are over."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: ScanContext) -> None:
         self._scan = scan
         self._open: dict[SliceKey, Slice] = {}
         self._over: set[SliceKey] = set()
         self._flags = 0
         self._ended_repetitions: set[int] = set()
+        self._references: dict[SliceKey, LineSet] = {}
+
+    def is_reference(self, acquisition: Acquisition) -> bool:
+        """Whether a line belongs to a calibration scan of its own, and to no image."""
+        return only_calibrates(acquisition) and self._scan.separate_calibration(acquisition.encoding_space_ref)
+
+    def reference_of(self, acquisition: Acquisition) -> LineSet:
+        """Where the lines of this acquisition's calibration scan are collected."""
+        return self._references.setdefault(SliceKey.of(acquisition), LineSet())
+
+    @property
+    def references(self) -> dict[SliceKey, LineSet]:
+        """The calibration scans that came."""
+        return self._references
 
     def slice_of(self, acquisition: Acquisition) -> Slice:
         """The slice that an acquisition belongs to, begun if it is the first.
 
         Raises
         ------
+        Late
+            If the slice is over.
         InputError
-            If the slice is over or its encoding space is not supported.
+            If its encoding space is not supported.
         """
         key = SliceKey.of(acquisition)
         encoding = self._scan.encoding(key.encoding)
         if key in self._over:
-            raise InputError(
+            raise Late(
                 f"the line came after the slice was over (average {acquisition.idx.average}; the header speaks of "
                 f"{encoding.averages})"
             )
         if key not in self._open:
-            self._open[key] = Slice(key, encoding, self._scan.acs_lines(encoding))
+            reference = self._references.setdefault(key, LineSet())
+            self._open[key] = Slice(key, encoding, self._scan.acs_lines(encoding), reference)
         self._open[key].received += 1
         return self._open[key]
 
@@ -186,6 +193,8 @@ class SliceSorter:
             yield self._open.pop(key), bool(marked and not ended and key.repetition not in self._ended_repetitions)
 
     def _is_over(self, other: SliceKey, key: SliceKey, acquisition: Acquisition) -> bool:
+        if self._open[other].only_calibration:
+            return False  # the image, if this is not one itself, is yet to come
         mine, received = self._open.get(key), self._open[other].received
         if other == key and self._open[key].is_full():
             return True
@@ -204,8 +213,7 @@ def _bit(flag: int) -> int:
     return 1 << (flag - 1)
 
 
-_CALIBRATION_AND_IMAGING = _bit(flags.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
-_CALIBRATION = _bit(flags.ACQ_IS_PARALLEL_CALIBRATION) | _CALIBRATION_AND_IMAGING
+_CALIBRATION = _bit(flags.ACQ_IS_PARALLEL_CALIBRATION) | _bit(flags.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
 _LAST_IN_SLICE = _bit(flags.ACQ_LAST_IN_SLICE)
 _LAST_IN_REPETITION = _bit(flags.ACQ_LAST_IN_REPETITION)
 _LAST_IN_MEASUREMENT = _bit(flags.ACQ_LAST_IN_MEASUREMENT)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from gadgets.protocol import Message
 from gadgets.server.configuration import Configuration, External, Gadget
 from gadgets.server.external import ExternalNode
 from gadgets.server.nodes import Node, Report, Sink, StockNode
-from gadgets.server.settings import Settings
+from gadgets.server.settings import ServerSettings
 from gadgets.server.stock import STOCK_GADGETS
-from gadgets.wire import Message
 from pass_recon.types import InputError
 
 
@@ -66,7 +66,7 @@ class Chain:
         header: object,
         client: Sink,
         report: Report,
-        settings: Settings,
+        settings: ServerSettings,
     ) -> None:
         self._tail = _Tail(client)
         self._nodes: list[Node] = []

@@ -1,4 +1,8 @@
-"""What goes back to the client: results, answers and errors, in one queue that nobody waits for."""
+"""What goes back to the client: results, answers and errors, in one queue that nobody waits for.
+
+Clients of the python-ismrmrd-server kind, the hosts of scanners among them, know no Error message, and read the kind
+of a Text from its first three letters: see `Client.fire`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ import queue
 import threading
 from collections import Counter
 
-from gadgets import wire
-from gadgets.framing import U16, MessageId, name_of
-from gadgets.wire import Channel, Message, PeerLost
+from gadgets import protocol
+from gadgets.protocol import DATA_MESSAGES, Channel, Message, PeerLost, name_of
+from gadgets.protocol.bytes import U16
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +31,15 @@ class Client:
         Connection to the client.
     errors_as_text_only
         Leave out the Error messages that repeat the Texts.
+
+    Attributes
+    ----------
+    fire
+        Whether this is a FIRE client, by what it has sent: strings that end with a NUL, or parameters in JSON.
     """
 
     def __init__(self, channel: Channel, errors_as_text_only: bool) -> None:
+        self.fire = False
         self.writers: frozenset[int] = frozenset()
         self.sent: Counter[str] = Counter()
         self.errors: dict[str, None] = {}  # ordered, without repetitions
@@ -47,29 +57,46 @@ class Client:
 
     def respond(self, correlation: int, answer: str) -> None:
         """Answer a query."""
-        self._queue.put(wire.response(correlation, answer))
+        self._queue.put(protocol.response(correlation, answer))
 
     def report(self, location: str, message: str) -> None:
-        """Tell the client of an error: at once as Text, and at the end as Error."""
+        """Tell the client of an error: at once as Text, and at the end as Error. What is only a warning stays one."""
+        if message.startswith(protocol.WARNING):
+            self.warn(location, message.removeprefix(protocol.WARNING))
+            return
         content = f"[{location}] ERROR: {message}"
         if content in self.errors:
             return  # the same fault in each of a thousand lines is one error
         log.error("%s", content)
         if len(self.errors) < _MOST_ERRORS:
             self.errors[content] = None
-            self._queue.put(wire.text(content))
+            self._tell(f"ERR [{location}] {message}" if self.fire else content)
+
+    def warn(self, location: str, message: str) -> None:
+        """Tell the client of something odd that stops nothing, as Text."""
+        log.warning("[%s] %s", location, message)
+        self._tell(f"WRN [{location}] {message}" if self.fire else f"[{location}] WARNING: {message}")
+
+    def inform(self, message: str) -> None:
+        """Tell a FIRE client, at its console, what is being done; others have asked for it themselves."""
+        log.info("%s", message)
+        if self.fire:
+            self._tell(f"DBG [server] {message}")
 
     def end(self) -> None:
         """No more results."""
         self._queue.put(None)
 
+    def _tell(self, content: str) -> None:
+        self._queue.put(protocol.text(content, terminated=self.fire))
+
     def _run(self) -> None:
         try:
             while (frame := self._queue.get()) is not None:
                 self._send(frame)
-            for content in [] if self._text_only else list(self.errors):
-                self._send(wire.error(content))
-            self._send(wire.close())
+            for content in [] if self._text_only or self.fire else list(self.errors):
+                self._send(protocol.error(content))
+            self._send(protocol.close())
         finally:
             self.done.set()
 
@@ -81,5 +108,5 @@ class Client:
         except PeerLost:
             self.lost.set()
             return
-        if (identifier := U16.unpack_from(frame)[0]) >= MessageId.ACQUISITION:
+        if (identifier := U16.unpack_from(frame)[0]) in DATA_MESSAGES:
             self.sent[name_of(identifier)] += 1

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gadgets.framing import TEXT_LIMIT, MessageId
+from gadgets.properties import name_value_pairs, table
+from gadgets.protocol.bytes import TEXT_LIMIT
+from gadgets.protocol.messages import DATA_MESSAGES, RULES
 from pass_recon.types import InputError
 
 Element = ElementTree.Element
 
 # A class name of a reader or writer, without "Reader" or "Writer": the messages it stands for. No gadget of the server
 # makes image arrays or buckets, and gadgetron-python cannot write buckets; yet configurations that list them are valid.
-_KINDS: dict[str, frozenset[int]] = {
-    "Acquisition": frozenset({MessageId.ACQUISITION}),
-    "Waveform": frozenset({MessageId.WAVEFORM}),
-    "Image": frozenset({MessageId.IMAGE}),
-    "Buffer": frozenset({MessageId.RECON_DATA}),
-    "Text": frozenset({MessageId.TEXT}),
+_READABLE: dict[str, frozenset[int]] = {
+    **{name: frozenset({identifier}) for identifier, rule in RULES.items() for name in rule.names},
     "IsmrmrdImageArray": frozenset(),
     "AcquisitionBucket": frozenset(),
-    # names of gadgetron_mricore, as older configurations have them
-    "GadgetIsmrmrdAcquisitionMessage": frozenset({MessageId.ACQUISITION}),
-    "GadgetIsmrmrdWaveformMessage": frozenset({MessageId.WAVEFORM}),
-    "MRIImage": frozenset({MessageId.IMAGE}),
 }
-_ALL_BUT_TEXT = frozenset({MessageId.ACQUISITION, MessageId.WAVEFORM, MessageId.IMAGE, MessageId.RECON_DATA})
+_PLAN_IMAGES = "plan_images"
 _NODES = "the embedded server runs <gadget> and <external> nodes"
 
 
@@ -86,6 +80,10 @@ class Configuration:
     nodes: tuple[Gadget | External, ...]
 
 
+class UnknownConfiguration(InputError):
+    """No folder has a configuration of that name."""
+
+
 class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses DOCTYPE, and with it entities: nothing can be expanded or fetched."""
 
@@ -128,6 +126,65 @@ def parse(document: bytes) -> Configuration:
     return Configuration(_ids(readers, "Reader"), _ids(writers, "Writer"), tuple(nodes))
 
 
+def for_scan(configuration: Configuration, properties: Mapping[str, str], *, plan_images: bool) -> Configuration:
+    """The configuration with the properties that a client asks for, on each node of our chain.
+
+    Parameters
+    ----------
+    configuration
+        As it was found.
+    properties
+        By name, as text; they win over those of the configuration.
+    plan_images
+        Whether the client can use plans; where not, ``plan_images=auto`` becomes ``off``.
+    """
+    nodes = tuple(
+        replace(node, configuration=_with_properties(node.configuration, properties, plan_images))
+        if isinstance(node, External) and _takes_properties(node)
+        else node
+        for node in configuration.nodes
+    )
+    return replace(configuration, nodes=nodes)
+
+
+def takes_properties(configuration: Configuration) -> bool:
+    """Whether there is a node of our chain, to which properties mean something."""
+    return any(isinstance(node, External) and _takes_properties(node) for node in configuration.nodes)
+
+
+def _takes_properties(node: External) -> bool:
+    return isinstance(node.action, Connect) or node.action.module.startswith("gadgets.")
+
+
+def _with_properties(document: bytes, properties: Mapping[str, str], plan_images: bool) -> bytes:
+    given = {**_properties(document), **properties}
+    if not plan_images and given.get(_PLAN_IMAGES, "auto").lower() == "auto":
+        given[_PLAN_IMAGES] = "off"
+    root = Element("configuration")
+    for name, value in given.items():
+        ElementTree.SubElement(root, "property", name=name, value=value)
+    return _document(root)
+
+
+def differing_properties(configuration: Configuration) -> Iterator[str]:
+    """A sentence for each property in which the stages of our chain differ, for they are meant to be given the same."""
+    stages = {
+        node.action.module: _properties(node.configuration)
+        for node in configuration.nodes
+        if isinstance(node, External) and isinstance(node.action, Execute) and node.action.module.startswith("gadgets.")
+    }
+    for name, row in table().items():
+        values = {stage: given.get(name, row.default) for stage, given in stages.items()}
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{value} for {stage}" for stage, value in values.items())
+            yield f"the nodes of the chain differ in the property {name!r}: {told}"
+
+
+def _properties(document: bytes) -> dict[str, str]:
+    root = parse_xml(document, "the configuration of a node") if document != _document(None) else Element("none")
+    return dict(name_value_pairs(root.iter("property")))
+
+
 def _elements(parent: Element) -> Iterable[Element]:
     return (child for child in parent if isinstance(child.tag, str))  # without comments
 
@@ -136,11 +193,11 @@ def _ids(elements: Sequence[Element], suffix: str) -> frozenset[int]:
     ids: set[int] = set()
     for element in elements:
         name = (element.findtext("classname") or "").strip()
-        kind = name.removesuffix(suffix)
-        if kind == name or kind not in _KINDS:
-            known = ", ".join(sorted(kind + suffix for kind in _KINDS))
+        message = name.removesuffix(suffix)
+        if message == name or message not in _READABLE:
+            known = ", ".join(sorted(message + suffix for message in _READABLE))
             raise InputError(f"unknown {suffix.lower()} {name!r}; the embedded server has {known}")
-        ids |= _KINDS[kind]
+        ids |= _READABLE[message]
     return frozenset(ids)
 
 
@@ -156,17 +213,7 @@ def _gadget(element: Element) -> Gadget:
     classname = (element.findtext("classname") or "").strip()
     if not classname:
         raise InputError("a <gadget> without <classname>")
-    return Gadget(classname, dict(_property(child) for child in element.findall("property")))
-
-
-def _property(element: Element) -> tuple[str, str]:
-    """Name and value, as attributes (version 2) or as children (both versions)."""
-    name, value = (
-        element.get(part) if part in element.attrib else element.findtext(part) for part in ("name", "value")
-    )
-    if name is None or value is None:
-        raise InputError("a <property> needs a name and a value")
-    return name.strip(), value.strip()
+    return Gadget(classname, dict(name_value_pairs(element.findall("property"))))
 
 
 def _legacy_node(element: Element) -> Gadget | External:
@@ -177,7 +224,7 @@ def _legacy_node(element: Element) -> Gadget | External:
     for name, value in gadget.properties.items():
         ElementTree.SubElement(configuration, "property", name=name, value=value)
     action = Execute(_module(gadget.properties.get("python_module")), gadget.properties.get("python_class"))
-    return External(action, _document(configuration), _ALL_BUT_TEXT, _ALL_BUT_TEXT)
+    return External(action, _document(configuration), DATA_MESSAGES, DATA_MESSAGES)
 
 
 def _external(element: Element) -> External:
@@ -192,8 +239,8 @@ def _external(element: Element) -> External:
     return External(
         action,
         _document(element.find("configuration")),
-        accepts=_ids(writers, "Writer") if writers else _ALL_BUT_TEXT,
-        returns=_ids(readers, "Reader") if readers else _ALL_BUT_TEXT,
+        accepts=_ids(writers, "Writer") if writers else DATA_MESSAGES,
+        returns=_ids(readers, "Reader") if readers else DATA_MESSAGES,
     )
 
 
@@ -231,8 +278,10 @@ def find(name: str, folders: Sequence[Path]) -> bytes:
 
     Raises
     ------
+    UnknownConfiguration
+        If no folder has it.
     InputError
-        If no folder has it, or the name leads out of them: by "..", as an absolute path or through a symbolic link.
+        If the name leads out of them: by "..", as an absolute path or through a symbolic link.
     """
     if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(f"{name!r} is not the name of a configuration inside the configuration folders")
@@ -241,7 +290,9 @@ def find(name: str, folders: Sequence[Path]) -> bytes:
             if candidate.is_file():
                 return _read_inside(candidate, folder, name)
     known = sorted({path.name for folder in folders for path in folder.glob("*.xml")})
-    raise InputError(f"no configuration {name!r} in the configuration folders; they hold {', '.join(known) or 'none'}")
+    raise UnknownConfiguration(
+        f"no configuration {name!r} in the configuration folders; they hold {', '.join(known) or 'none'}"
+    )
 
 
 def _read_inside(path: Path, folder: Path, name: str) -> bytes:

@@ -9,13 +9,12 @@ import socket
 import threading
 import time
 
-from gadgets import wire
-from gadgets.framing import MessageId, name_of
+from gadgets import protocol
+from gadgets.protocol import Channel, Message, MessageId, PeerLost, ProtocolError, name_of
 from gadgets.server.configuration import Connect, Execute, External
 from gadgets.server.nodes import Report, Sink
 from gadgets.server.process import Process
-from gadgets.server.settings import Settings
-from gadgets.wire import Channel, Message, PeerLost, ProtocolError
+from gadgets.server.settings import ServerSettings
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,9 @@ class ExternalNode:
     reader thread takes what it returns, so that a process that computes and does not read delays nobody but itself.
     """
 
-    def __init__(self, config: External, header: bytes, downstream: Sink, report: Report, settings: Settings) -> None:
+    def __init__(
+        self, config: External, header: bytes, downstream: Sink, report: Report, settings: ServerSettings
+    ) -> None:
         self._config, self._header, self._settings = config, header, settings
         self._downstream, self._report_at = downstream, report
         action = config.action
@@ -103,8 +104,8 @@ class ExternalNode:
         try:
             self._channel = channel = self._open(self._config.action)
             if not self._aborted.is_set():
-                channel.send(wire.config_script(self._config.configuration))
-                channel.send(wire.header(self._header))
+                channel.send(protocol.config_script(self._config.configuration))
+                channel.send(protocol.header(self._header))
                 threading.Thread(target=self._write, args=(channel,), name=f"to-{self.name}", daemon=True).start()
                 self._read(channel)
         except (InputError, PeerLost, OSError) as raised:
@@ -117,14 +118,14 @@ class ExternalNode:
         with contextlib.suppress(PeerLost):  # the reader notices it too, and has more to say
             while (message := self._outbox.get()) is not None and not self._refusing:
                 channel.send(message.frame)
-            channel.send(wire.close())
+            channel.send(protocol.close())
 
     def _read(self, channel: Channel) -> None:
         while (message := channel.read_message()).id != MessageId.CLOSE:
             if message.id == MessageId.ERROR:
                 self._told = True
                 self._report(message.item)
-                self._stop_sending()  # as the real server does, see gadgets.wire
+                self._stop_sending()  # as the real server does, see gadgets.protocol.messages
             elif message.id in self._config.returns - {MessageId.TEXT}:
                 self._downstream.put(message)
             else:
@@ -144,10 +145,10 @@ class ExternalNode:
     def _verdict(self, error: Exception | None, ended: bool) -> str:
         process = self._process if ended else None
         if isinstance(error, PeerLost):
-            return f"went away in mid-scan, {process.obituary() if process else error}"
+            return f"went away in mid-scan, {process.ending() if process else error}"
         if error is not None:
             return str(error)
-        return f"ended with {process.obituary()}" if process and process.failed and not self._told else ""
+        return f"ended with {process.ending()}" if process and process.failed and not self._told else ""
 
     def _open(self, action: Execute | Connect) -> Channel:
         return self._execute(action) if isinstance(action, Execute) else self._connect(action)
@@ -161,7 +162,7 @@ class ExternalNode:
                 with contextlib.suppress(TimeoutError):
                     return Channel(listening.accept()[0])
                 if process.exited:
-                    raise GadgetLost(f"ended before it connected, {process.obituary()}")
+                    raise GadgetLost(f"ended before it connected, {process.ending()}")
         raise GadgetLost(f"did not connect within {self._settings.start_seconds:g} s")
 
     def _connect(self, connect: Connect) -> Channel:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ismrmrd import Acquisition
 
-from gadgets.framing import MessageId
-from gadgets.wire import Message, message_of
+from gadgets.protocol import WARNING, Message, MessageId, message_of
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,16 @@ class Node(Sink, Protocol):
 
 
 class StockGadget(Protocol):
-    """A gadget of the Gadgetron in this process: acquisitions in, acquisitions out."""
+    """A gadget of the Gadgetron in this process: acquisitions in, acquisitions out.
+
+    Attributes
+    ----------
+    remarks
+        What the client should know though nothing is lost; it only grows.
+    """
+
+    @property
+    def remarks(self) -> Sequence[str]: ...
 
     def process(self, acquisition: Acquisition) -> Iterable[Acquisition]:
         """None, one or more for each that comes; the same object where nothing changes."""
@@ -59,6 +67,7 @@ class StockNode:
 
     def __init__(self, name: str, gadget: StockGadget, downstream: Sink, report: Report) -> None:
         self._name, self._gadget, self._downstream, self._report = name, gadget, downstream, report
+        self._told = 0  # of the gadget's remarks
         self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._aborted = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -106,6 +115,9 @@ class StockNode:
             return
         for acquisition in self._gadget.process(message.item):
             self._downstream.put(message if acquisition is message.item else message_of(acquisition))
+        for remark in self._gadget.remarks[self._told :]:
+            self._told += 1
+            self._report(self._name, f"{WARNING}{remark}")
 
 
 def _compute_on_one_core() -> None:

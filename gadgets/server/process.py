@@ -80,7 +80,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    def obituary(self) -> str:
+    def ending(self) -> str:
         """How it ended: exit code or signal, and the last thing it said, which for a Python error is the error."""
         code = self._process.wait()
         self._pump.join(1.0)  # a grandchild may hold the pipe open

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gadgets.protocol import Channel
 from gadgets.server.session import Session
-from gadgets.server.settings import Settings
-from gadgets.wire import Channel
+from gadgets.server.settings import ServerSettings
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def serve(
     allow_client_configs: bool = False,
     ready: Callable[[int], object] | None = None,
     stop: threading.Event | None = None,
-    settings: Settings | None = None,
+    settings: ServerSettings | None = None,
 ) -> None:
     """Serve clients until `stop` is set or the main thread is interrupted.
 
@@ -57,7 +57,7 @@ def serve(
     folders = tuple(Path(folder) for folder in config_folders)
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise InputError(f"no such configuration folder: {', '.join(missing)}")
-    settings = replace(settings or Settings(), config_folders=folders, allow_client_configs=allow_client_configs)
+    settings = replace(settings or ServerSettings(), config_folders=folders, allow_client_configs=allow_client_configs)
     with _listen(host, port) as listening:
         bound = listening.getsockname()[1]
         log.info("listening on %s:%d, configurations from %s", host, bound, ", ".join(map(str, folders)) or "nowhere")
@@ -102,7 +102,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _accept(listening: socket.socket, settings: Settings, stop: threading.Event) -> None:
+def _accept(listening: socket.socket, settings: ServerSettings, stop: threading.Event) -> None:
     sessions: dict[threading.Thread, Session] = {}
     listening.settimeout(_POLL_SECONDS)
     try:

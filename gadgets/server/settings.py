@@ -7,13 +7,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Settings of a server.
 
     Attributes
     ----------
     config_folders
         Where configurations are looked up by name, the first folder that has one wins.
+    default_config
+        What a FIRE client gets that names a configuration which does not exist.
     allow_client_configs
         Whether clients may send configurations of their own. Such a configuration names Python modules to run.
     stock_client
@@ -25,13 +27,18 @@ class Settings:
     grace_seconds
         How long a gadget may linger once it has said CLOSE, or once its client is gone, before it is killed.
     idle_seconds
-        How long a client that was refused may stay silent before it is cut off.
+        How long a client whose stream cannot be understood may stay silent before it is cut off, and how long a header
+        may take after the configuration before the configuration alone is judged.
+    refused_seconds
+        The same for a client that was refused, but whose lines still come.
     """
 
     config_folders: tuple[Path, ...] = ()
+    default_config: str = "pass_recon_plain.xml"
     allow_client_configs: bool = False
     stock_client: bool = False
     connect_seconds: float = 10.0
     start_seconds: float = 60.0
     grace_seconds: float = 5.0
     idle_seconds: float = 5.0
+    refused_seconds: float = 60.0

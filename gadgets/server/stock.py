@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from ismrmrd import Acquisition, AcquisitionHeader
 from numpy.typing import NDArray
 
 from gadgets.mrd import is_noise, remove_oversampling
-from gadgets.mrd.header import DEFAULT_NOISE_BANDWIDTH
+from gadgets.mrd.noise import NoiseScans, noise_bandwidth
 from gadgets.server.nodes import StockGadget
 from pass_recon.types import InputError
 
@@ -46,52 +46,37 @@ class NoiseAdjust:
             raise InputError("property scale_only_channels_by_name is not supported by the embedded server")
         self._adjusts = _flag(properties, "perform_noise_adjust", True)
         self._passes_others = _flag(properties, "pass_nonconformant_data", True)
-        bandwidth = getattr(header.acquisitionSystemInformation, "relativeReceiverNoiseBandwidth", None)
-        self._bandwidth = DEFAULT_NOISE_BANDWIDTH if bandwidth is None else bandwidth
-        self._noise: list[NDArray[np.complex64]] = []
-        self._noise_dwell_us = 0.0
-        self._matrix: Any = None  # torch is imported once there is something to whiten: it takes seconds
+        self._noise = NoiseScans(noise_bandwidth(header))
+        self._dwell_us: float | None = None  # of the first acquisition; from then on noise scans are dropped
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Why noise scans could not be used, and which coils are dead."""
+        return self._noise.remarks
 
     def process(self, acquisition: Acquisition) -> Iterator[Acquisition]:
         """Whiten."""
         if is_noise(acquisition):
             self._add_noise(acquisition)
-            return
-        if self._noise and self._matrix is None:
-            self._matrix = self._whitening(acquisition.sample_time_us)
-        yield acquisition if self._matrix is None else self._whiten(acquisition)
-
-    def _whitening(self, dwell_us: float) -> Any:
-        import torch
-
-        from pass_recon.physics.coils import whitening_matrix
-
-        matrix = whitening_matrix(
-            torch.from_numpy(np.concatenate(self._noise, axis=1)),
-            noise_dwell_us=self._noise_dwell_us,
-            dwell_us=dwell_us,
-            bandwidth_ratio=self._bandwidth,
-        )
-        return matrix.numpy()
+        elif not self._noise:
+            yield acquisition
+        else:
+            self._dwell_us = acquisition.sample_time_us if self._dwell_us is None else self._dwell_us
+            yield self._whiten(acquisition, self._dwell_us)
 
     def _add_noise(self, acquisition: Acquisition) -> None:
-        if not self._adjusts or self._matrix is not None:
+        if not self._adjusts or self._dwell_us is not None:
             return
-        if self._noise and acquisition.active_channels != self._noise[0].shape[0]:
-            raise InputError(
-                f"a noise scan has {acquisition.active_channels} coils, the one before it {self._noise[0].shape[0]}"
-            )
-        self._noise.append(acquisition.data)
-        self._noise_dwell_us = self._noise_dwell_us or acquisition.sample_time_us
+        self._noise.add(acquisition)
 
-    def _whiten(self, acquisition: Acquisition) -> Acquisition:
-        coils = self._noise[0].shape[0]
-        if acquisition.active_channels != coils:
-            if self._passes_others:
-                return acquisition
-            raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {coils}")
-        # numpy, not torch, whose threads cost more than the work for one line.
-        return _with_data(acquisition, self._matrix @ acquisition.data)
+    def _whiten(self, acquisition: Acquisition, dwell_us: float) -> Acquisition:
+        coils = self._noise.coils
+        if acquisition.active_channels not in coils and not self._passes_others:
+            had = ", ".join(map(str, coils))
+            raise InputError(f"an acquisition has {acquisition.active_channels} coils, the noise scan had {had}")
+        data = acquisition.data
+        whitened = self._noise.whiten(data, dwell_us)
+        return acquisition if whitened is data else _with_data(acquisition, whitened)
 
 
 class RemoveROOversampling:
@@ -99,6 +84,8 @@ class RemoveROOversampling:
 
     Odd sizes keep the centre at ``n // 2``, where the original is one pixel off.
     """
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, header: Any, properties: Mapping[str, str]) -> None:
         if not header.encoding:
@@ -120,6 +107,8 @@ class RemoveROOversampling:
 
 class AsymmetricEchoAdjustRO:
     """Zeros on the short side of an asymmetric echo, so that its centre is the centre of the encoded readout."""
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, header: Any, properties: Mapping[str, str]) -> None:
         self._readout = [encoding.encodedSpace.matrixSize.x for encoding in header.encoding]

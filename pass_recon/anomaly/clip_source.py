@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from pass_recon.types import BundleError, InputError
 # that neither its memory nor the transformers package is needed at the scanner.
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 _HUB = "hf-hub:"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class ClipSource:
             )
         except (TypeError, RuntimeError, ValueError, AssertionError) as error:
             raise InputError(f"open_clip cannot build {self.described}: {error}") from error
+        except (OSError, ImportError) as error:  # the hub is out of reach, or transformers is not installed
+            raise BundleError(_no_text_tower(self.described, text, error)) from error
         open_clip.set_model_preprocess_cfg(clip, self.preprocessing)
         return clip.eval()
 
@@ -152,7 +157,7 @@ def _from_name(configuration: BackboneConfiguration, path: Path | None) -> ClipS
     model = open_clip.get_model_config(name)
     if model is None:
         raise InputError(f"open_clip knows no model {name!r}; it lists those it knows with open_clip.list_models()")
-    preprocessing, weights = _openai_preprocessing(), path
+    preprocessing, weights = _openai_preprocessing() if path is None else _preprocessing_of_file(name, path), path
     if path is not None and tag:
         raise InputError(f"{name} has both a tag ({tag}) and a file ({path}), which one?")
     if path is None and tag != "random":
@@ -184,6 +189,8 @@ def _from_folder(folder: Path) -> ClipSource:
     if not folder.is_dir():
         raise BundleError(f"{folder} is no folder with open_clip_config.json; for a weights file give its name too")
     model, preprocessing = _read_config(folder / "open_clip_config.json")
+    if "hf_model_name" in model["text_cfg"] and _describes_a_text_tower(folder / "config.json"):
+        model["text_cfg"] = {**model["text_cfg"], "hf_model_name": str(folder)}
 
     def tokenizer() -> Callable[[Sequence[str]], Tensor]:
         import open_clip.tokenizer
@@ -208,6 +215,46 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     model = config.get("model_cfg", config)
     _require(model, str(path))
     return model, {**_openai_preprocessing(), **config.get("preprocess_cfg", {})}
+
+
+def _preprocessing_of_file(name: str, path: Path) -> dict[str, Any]:
+    """How inputs of weights from a file are normalised: as the configuration beside it says, else open_clip's table.
+
+    Where the table has several ways for one architecture, it is the most frequent one, and the log says so.
+    """
+    import open_clip
+
+    beside = path.with_name("open_clip_config.json")
+    if beside.is_file():
+        return _read_config(beside)[1]
+    published = (open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name))
+    ways = Counter((tuple(known["mean"]), tuple(known["std"])) for known in published if {"mean", "std"} <= set(known))
+    if not ways:
+        return _openai_preprocessing()
+    (mean, std), _ = ways.most_common(1)[0]
+    if len(ways) > 1:
+        _log.warning("%s: taken to be trained on inputs of mean %s; other weights of %s were trained on others. An "
+                     "open_clip_config.json beside the file decides", path, mean, name)  # fmt: skip
+    return {"mean": mean, "std": std}
+
+
+def _describes_a_text_tower(path: Path) -> bool:
+    """Whether a file is the configuration of a language model, as transformers writes it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "model_type" in found and "text_config" not in found
+
+
+def _no_text_tower(described: str, text: Mapping[str, Any], error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"the text tower of {described} needs the package transformers: pip install 'pass-gadgetron[clip]'"
+    name = text.get("hf_model_name")
+    return (
+        f"the text tower of {described} is {name!r} of a hub that cannot be reached: put the config.json of {name} "
+        f"into the folder, or make the entry hf_model_name of its open_clip_config.json a local folder"
+    )
 
 
 def _require(model: Mapping[str, Any], described: str) -> None:

@@ -6,12 +6,16 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pass_recon.anomaly.adapters import PUBLISHED_MIX
+from pass_recon.common.settings import checked, from_dict, to_dict
 from pass_recon.types import BundleError, InputError
 
+Configuration = TypeVar("Configuration")
 
+
+@checked
 @dataclass(frozen=True)
 class BackboneConfiguration:
     """Which CLIP to use. Exactly one of these forms:
@@ -71,12 +75,8 @@ class BackboneConfiguration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneConfiguration:
-        """From ``to_dict``; unknown names raise a ``BundleError``."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise BundleError(f"unknown backbone settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        sequences = {name: tuple(values[name]) for name in ("image_size", "mean", "std") if values.get(name)}
-        return cls(**{**values, **sequences})
+        """From ``to_dict``; unknown names and values of the wrong type raise a ``BundleError``."""
+        return _of_bundle(cls, values)
 
 
 SMALL_BACKBONE = BackboneConfiguration(
@@ -94,6 +94,7 @@ SMALL_BACKBONE = BackboneConfiguration(
 """Ours: 0.8 million weights, 20 × 20 tokens of an image fitted to 240 × 240, sized for two CPU cores."""
 
 
+@checked
 @dataclass(frozen=True)
 class NetADConfiguration:
     """Everything of a NetAD that is not a weight, for a bundle's card.
@@ -127,26 +128,19 @@ class NetADConfiguration:
     def __post_init__(self) -> None:
         if not 0 < self.score_fraction <= 1:
             raise InputError(f"score_fraction must be above 0 and at most 1, got {self.score_fraction}")
-        if self.calibration not in ("fitted", "min-max"):
-            raise InputError(f"calibration is 'fitted' or 'min-max', got {self.calibration!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON knows it."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            **values,
-            "backbone": self.backbone.to_dict(),
-            "mix": list(self.mix),
-            "diagnoses": list(self.diagnoses),
-        }
+        return {**to_dict(self), "backbone": self.backbone.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetADConfiguration:
-        """From ``to_dict``; unknown or missing names raise a ``BundleError``."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise BundleError(f"unknown NetAD settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        if "backbone" not in values:
-            raise BundleError("the NetAD settings name no backbone")
-        sequences = {name: tuple(values[name]) for name in ("mix", "diagnoses") if name in values}
-        return cls(**{**values, **sequences, "backbone": BackboneConfiguration.from_dict(values["backbone"])})
+        """From ``to_dict``; unknown or missing names and values of the wrong type raise a ``BundleError``."""
+        return _of_bundle(cls, values)
+
+
+def _of_bundle(configuration_class: type[Configuration], values: Mapping[str, Any]) -> Configuration:
+    try:
+        return from_dict(configuration_class, values)
+    except InputError as error:
+        raise BundleError(str(error)) from error

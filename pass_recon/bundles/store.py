@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
@@ -30,7 +29,9 @@ from pass_recon.bundles.card import (
     files_of,
     read_card,
 )
-from pass_recon.config import ReconstructorConfig, SamplerConfig, from_dict, to_dict
+from pass_recon.common.files import readable_json
+from pass_recon.common.settings import from_dict, to_dict
+from pass_recon.config import ReconstructorConfig, SamplerConfig
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.sampling.personal import LineSampler
 from pass_recon.types import BundleError, InputError
@@ -235,7 +236,7 @@ def _new_card(bundle: Bundle, files: list[WeightsFile]) -> dict[str, Any]:
 
 def _written(card: dict[str, Any]) -> str:
     try:
-        return json.dumps(card, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        return readable_json(card, width=160)
     except (TypeError, ValueError) as error:
         raise BundleError(f"the card of {card['name']} cannot be written as JSON: {error}") from error
 

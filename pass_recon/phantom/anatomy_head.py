@@ -17,7 +17,7 @@ SLICE_MM = 5.0
 _BASE_MM = 15.0
 
 
-def paint_head(streams: Streams, grid: SliceGrid, contrast: str, enlarged: Tensor) -> Canvas:
+def paint(streams: Streams, grid: SliceGrid, contrast: str, enlarged: Tensor) -> Canvas:
     """Paint the heads of a batch of slices.
 
     Parameters
@@ -49,6 +49,13 @@ def paint_head(streams: Streams, grid: SliceGrid, contrast: str, enlarged: Tenso
         for name in ("white", "pia"):
             canvas.landmarks[name] = torch.minimum(canvas.landmarks[name], -covered)
     return canvas
+
+
+def place_of(row: float, column: float) -> str:
+    """Where a place is, told in a sentence; ``row`` and ``column`` as shares of the image."""
+    # Radiological view: the patient's right is on the image's left.
+    side = "in the midline" if abs(column - 0.5) < 0.04 else "on the right" if column < 0.5 else "on the left"
+    return f"{side}, {'anterior' if row < 0.42 else 'posterior' if row > 0.58 else 'central'}"
 
 
 def _brain_depth(frame: Frame) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ LEVELS_MM = (-15.0, 13.0)
 SLICE_MM = 3.3
 
 
-def paint_knee(streams: Streams, grid: SliceGrid, contrast: str) -> Canvas:
+def paint(streams: Streams, grid: SliceGrid, contrast: str, enlarged: Tensor) -> Canvas:
     """Paint the knees of a batch of slices.
 
     Parameters
@@ -35,6 +35,8 @@ def paint_knee(streams: Streams, grid: SliceGrid, contrast: str) -> Canvas:
         levels are further to the front.
     contrast
         ``"pd"``.
+    enlarged
+        Not used: knees have no ventricles.
     """
     canvas, draws = Canvas(tissue_signals(streams("tissues"), contrast), grid), streams("anatomy")
     frame = patient_frame(draws, grid, stretch=0.04, tilt=0.05, shift_mm=2.5)
@@ -53,6 +55,12 @@ def paint_knee(streams: Streams, grid: SliceGrid, contrast: str) -> Canvas:
     reach = grid.spread(draws.uniform(60.0, 70.0))
     canvas.signal = canvas.signal * (0.04 + 0.96 * inside(reach - grid.readout.abs()[:, None], 45.0))
     return canvas
+
+
+def place_of(row: float, column: float) -> str:
+    """Where a place is, told in a sentence; ``row`` and ``column`` as shares of the image."""
+    side = "in the midline" if abs(column - 0.5) < 0.04 else f"on the image's {'left' if column < 0.5 else 'right'}"
+    return f"{side}, {'above' if row < 0.46 else 'below' if row > 0.54 else 'at'} the joint line"
 
 
 def _femur_distance(frame: Frame) -> Tensor:

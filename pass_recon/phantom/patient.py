@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pass_recon.anatomies import ANATOMIES
 from pass_recon.phantom.acquisition import Motion, encode, noise_mixing, receiver_noise
 from pass_recon.phantom.coils import simulate_coils
 from pass_recon.phantom.draws import Streams, device_generator
-from pass_recon.phantom.scene import Anatomy, Contrast, check_contrast, paint_scene
+from pass_recon.phantom.scene import check_contrast, paint_scene
 from pass_recon.types import Box, InputError
-
-# Half axes in mm (readout, phase) of the surface on which the loops lie.
-ARRAY_MM = {"brain": (125.0, 105.0), "knee": (110.0, 90.0)}
 
 _NOISE_SAMPLES = 4096
 
@@ -65,8 +63,8 @@ class SimulatedPatient:
 
 def simulate_patient(
     *,
-    anatomy: Anatomy = "brain",
-    contrast: Contrast = "t1",
+    anatomy: str = "brain",
+    contrast: str = "t1",
     lesions: int = 2,
     coils: int = 12,
     slices: int = 3,
@@ -122,7 +120,7 @@ def simulate_patient(
         )
     streams = Streams([seed], device)
     scene = paint_scene(streams, anatomy, contrast, [lesions], slices, shape, lesion_labels)
-    coil_maps, _ = simulate_coils(streams("coils"), coils, scene.grid, ARRAY_MM[anatomy])
+    coil_maps, _ = simulate_coils(streams("coils"), coils, scene.grid, ANATOMIES[anatomy].array_mm)
     if motion_mm:
         motion = Motion.draw(streams("motion"), shape[1], motion_mm)
         kspace = motion.encode(scene.image, coil_maps, scene.grid.pixel_mm)

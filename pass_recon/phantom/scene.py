@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pass_recon.phantom import anatomy_head, anatomy_knee
+from pass_recon.anatomies import ANATOMIES, CONTRASTS, anatomy_named
 from pass_recon.phantom.acquisition import shading, smooth_phase, texture
 from pass_recon.phantom.draws import Streams, mixed_seed
 from pass_recon.phantom.lesions import Findings, LesionPlan
 from pass_recon.phantom.shapes import SliceGrid, slice_grid
 from pass_recon.types import Box, InputError
 
-Anatomy = Literal["brain", "knee"]
-Contrast = Literal["t1", "flair", "pd"]
-
-CONTRASTS: dict[str, tuple[str, ...]] = {"brain": ("t1", "flair"), "knee": ("pd",)}
-_NAMES = {"t1": "T1-weighted", "flair": "FLAIR", "pd": "proton-density-weighted"}
 # Larger batches are computed in parts of this many slices, so that memory stays bounded and, on a CPU, caches are used.
 _SLICES_AT_ONCE = {"cpu": 4, "cuda": 64}
 
@@ -70,8 +66,14 @@ class Scene:
 
 def check_contrast(anatomy: str, contrast: str) -> None:
     """Raise InputError unless this anatomy can be simulated in this contrast."""
-    if contrast not in CONTRASTS.get(anatomy, ()):
-        raise InputError(f"no simulated {anatomy!r} in {contrast!r} contrast: brain has t1 and flair, knee has pd")
+    offered = anatomy_named(anatomy).contrasts
+    if contrast not in offered:
+        raise InputError(f"no simulated {anatomy!r} in {contrast!r} contrast: it has {' and '.join(offered)}")
+
+
+def _painter(anatomy: str) -> Any:
+    """The module that paints an anatomy."""
+    return import_module(ANATOMIES[anatomy].phantom)
 
 
 def paint_scene(
@@ -100,10 +102,7 @@ def paint_scene(
     """
     grid = _patient_grid(streams, anatomy, slices, shape)
     plan = LesionPlan(streams("lesions"), anatomy, counts, grid, labels)
-    if anatomy == "brain":
-        canvas = anatomy_head.paint_head(streams, grid, contrast, plan.enlarged_ventricles)
-    else:
-        canvas = anatomy_knee.paint_knee(streams, grid, contrast)
+    canvas = _painter(anatomy).paint(streams, grid, contrast, plan.enlarged_ventricles)
     receiver = streams("shading")
     factor = shading(receiver, grid) * texture(streams("texture"), grid)
     # The scale comes from the anatomy: the same patient without lesions has the same.
@@ -117,7 +116,7 @@ def paint_scene(
 
 
 def _patient_grid(streams: Streams, anatomy: str, slices: int, shape: tuple[int, int]) -> SliceGrid:
-    module = anatomy_head if anatomy == "brain" else anatomy_knee
+    module = _painter(anatomy)
     low, high = module.LEVELS_MM
     half = min(0.5 * (slices - 1) * module.SLICE_MM, 0.5 * (high - low))
     middle = streams("levels").uniform(0.0, 1.0, 1) * (high - low - 2.0 * half) + low + half
@@ -129,32 +128,22 @@ def _patient_grid(streams: Streams, anatomy: str, slices: int, shape: tuple[int,
 
 def captions_of(findings: Findings, anatomy: str, contrast: str, shape: tuple[int, int]) -> tuple[str, ...]:
     """One sentence a slice of ``shape`` pixels: contrast, view, and what was found where."""
-    view = "axial head" if anatomy == "brain" else "coronal knee"
+    place_of, view = _painter(anatomy).place_of, ANATOMIES[anatomy].view
     captions = []
     for phrases in findings.phrases:
-        told = " and ".join(f"{phrase} {_where(box, anatomy, shape)}" for phrase, box in phrases)
-        captions.append(f"{_NAMES[contrast]} MRI, {view}, with {told or 'no lesion'}.")
+        told = " and ".join(f"{phrase} {_place(box, shape, place_of)}" for phrase, box in phrases)
+        captions.append(f"{CONTRASTS[contrast].title} MRI, {view}, with {told or 'no lesion'}.")
     return tuple(captions)
 
 
-def _where(box: Box, anatomy: str, shape: tuple[int, int]) -> str:
-    row = (box.readout + 0.5 * box.readout_size) / shape[0]
-    column = (box.phase + 0.5 * box.phase_size) / shape[1]
-    if abs(column - 0.5) < 0.04:
-        side = "in the midline"
-    elif anatomy == "brain":
-        # Radiological view: the patient's right is on the image's left.
-        side = "on the right" if column < 0.5 else "on the left"
-    else:
-        side = f"on the image's {'left' if column < 0.5 else 'right'}"
-    if anatomy == "brain":
-        return f"{side}, {'anterior' if row < 0.42 else 'posterior' if row > 0.58 else 'central'}"
-    return f"{side}, {'above' if row < 0.46 else 'below' if row > 0.54 else 'at'} the joint line"
+def _place(box: Box, shape: tuple[int, int], place_of: Callable[[float, float], str]) -> str:
+    """Where the middle of a box is, as a share of readout and phase encoding, in the anatomy's own words."""
+    return place_of((box.readout + 0.5 * box.readout_size) / shape[0], (box.phase + 0.5 * box.phase_size) / shape[1])
 
 
 def simulate_slices(
-    anatomy: Anatomy,
-    contrast: Contrast,
+    anatomy: str,
+    contrast: str,
     count: int,
     shape: tuple[int, int] = (320, 320),
     *,

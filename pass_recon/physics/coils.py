@@ -236,6 +236,33 @@ def espirit_maps(
     return maps.reshape(*batch, *((sets,) if sets > 1 else ()), coils, ro, pe)
 
 
+@torch.no_grad()
+def espirit_eigenvalues(
+    kspace: Tensor, calibration_width: int | tuple[int, int], *, kernel_width: int = 6, threshold: float = 0.02
+) -> Tensor:
+    """All eigenvalues of ESPIRiT's H(q) on the coarsest grid that determines it, without the maps.
+
+    A pixel with one source of signal has one eigenvalue of 1, a pixel where two slices or a folded object lie on top of
+    each other two.
+
+    Parameters
+    ----------
+    kspace, calibration_width, kernel_width, threshold
+        As in `espirit_maps`.
+
+    Returns
+    -------
+    ``(..., coils, 2 k_ro − 1, 2 k_pe − 1)``, falling; the grid covers the field of view and starts at its centre.
+    """
+    width = (calibration_width,) * 2 if isinstance(calibration_width, int) else tuple(calibration_width)
+    batch, coils = kspace.shape[:-3], kspace.shape[-3]
+    calibration = resize_centre(as_complex(kspace), width).reshape(-1, coils, *width)
+    kernel = (_kernel_that_fits(kernel_width, width[0]), _kernel_that_fits(kernel_width, width[1]))
+    covariance = _coarse_covariance(_signal_kernels(calibration, kernel, threshold))
+    values = torch.linalg.eigvalsh(covariance).flip(-1).movedim(-1, 1)
+    return values.reshape(*batch, *values.shape[1:])
+
+
 def _kernel_that_fits(kernel_width: int, region_width: int) -> int:
     """Two fifths of a narrow region: with fewer positions than that the kernels miss signal, and tissue is cropped."""
     return max(1, min(kernel_width, (2 * region_width + 2) // 5))

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from pass_recon.networks import root_mean_square, zero
 from pass_recon.reconstruction.classical import noise_level
-from pass_recon.sampling.lines import calibration_lines
 
 _HIDDEN = 64
 # Typical value and spread of each feature over the scans of the training mixture, so that networks see about ±1.
@@ -43,7 +42,7 @@ def scan_features(kspace: Tensor, line_mask: Tensor, image: Tensor) -> Tensor:
         lines = (line_mask.detach() > 0.5).expand(kspace.shape[0], pe)
         acquired = lines.float()
         count = acquired.sum(-1).clamp(min=1)
-        acs = calibration_lines(lines).sum(-1).clamp(min=1)
+        acs = _unbroken(lines).clamp(min=1)
         noise = noise_level(kspace.detach(), lines).flatten() / root_mean_square(image.detach()).flatten()
         spread = torch.fft.fft(acquired, dim=-1).abs()
         width = (2 * pe // acs).clamp(max=pe // 3)
@@ -58,6 +57,13 @@ def scan_features(kspace: Tensor, line_mask: Tensor, image: Tensor) -> Tensor:
         )
         typical, broad = features.new_tensor(_TYPICAL), features.new_tensor(_SPREAD)
         return ((features - typical) / broad).clamp(-_FARTHEST, _FARTHEST)
+
+
+def _unbroken(lines: Tensor) -> Tensor:
+    """``(b,)``: how many of the lines ``(b, pe)`` follow each other without a gap around the centre of k-space."""
+    centre = lines.shape[-1] // 2
+    below = lines[:, :centre].flip(-1).cumprod(-1).sum(-1)
+    return (below + lines[:, centre:].cumprod(-1).sum(-1)) * lines[:, centre]
 
 
 class ScanCondition(nn.Module):

@@ -24,8 +24,8 @@ class PublishedDenoiser(nn.Module):
         bricks = [layer for pair in pairwise(widths) for layer in group_norm_block(*pair)]
         self.layers = nn.Sequential(*bricks, *group_norm_head(64))
 
-    def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Complex ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``; it knows nothing of conditions."""
+    def forward(self, image: Tensor) -> Tensor:
+        """Complex ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``."""
         return image + as_complex(self.layers(as_channels(image)))
 
 

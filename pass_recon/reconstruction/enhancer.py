@@ -28,8 +28,8 @@ class PublishedEnhancer(nn.Module):
         bricks = [layer for pair in pairwise(widths) for layer in group_norm_block(*pair)]
         self.layers = nn.Sequential(*bricks, *group_norm_head(64))
 
-    def forward(self, image: Tensor, anomaly_map: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Complex and real ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``; it knows nothing of conditions."""
+    def forward(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
+        """Complex ``(b, ro, pe)`` and real ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``."""
         gated = self.features(as_channels(image)) * self.gate(anomaly_map.unsqueeze(1))
         return image + as_complex(self.layers(gated))
 

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 AnomalyMap = Callable[[Tensor], Tensor]
 
 
-class Stage(NamedTuple):
+class Iterate(NamedTuple):
     """What one stage hands on, each ``(b, ro, pe)``.
 
     Attributes
@@ -42,9 +42,9 @@ class Stage(NamedTuple):
 
 
 class _Iteration(NamedTuple):
-    """What an iteration knows of the scan ``(b, condition)``, λ₁ and λ₂, scalars or ``(b, 1, 1)``."""
+    """What an iteration tells the networks of the scan, ``(b, condition)`` or nothing, and its λ₁ and λ₂."""
 
-    features: Tensor | None
+    known: tuple[Tensor, ...]
     denoiser_weight: Tensor
     enhancer_weight: Tensor
 
@@ -164,7 +164,7 @@ class UnrolledReconstructor(nn.Module):
         line_mask: Tensor,
         anomaly: AnomalyMap | None = None,
         features: Tensor | None = None,
-    ) -> Iterator[Stage]:
+    ) -> Iterator[Iterate]:
         """The stages one after another, for intermediate results and for losses on the map; arguments as `forward`."""
         if kspace.ndim not in (3, 4) or kspace.shape[-3:] != coil_maps.shape[-3:]:
             raise InputError(
@@ -188,17 +188,17 @@ class UnrolledReconstructor(nn.Module):
             anomaly_map = _map_of(global_image, anomaly)
             is_last = stage + 1 == self.config.stages
             image, dual = self._inner(operator, measured, global_image, anomaly_map, dual, inner, is_last=is_last)
-            yield Stage(image, global_image, anomaly_map)
+            yield Iterate(image, global_image, anomaly_map)
 
     def _iterations(self, features: Tensor | None) -> list[_Iteration]:
         """What every iteration knows of the scan, and its λ₁ and λ₂."""
         if self.condition is None or features is None:
             count = self.config.stages * (1 + self.config.inner_iterations)
-            return [_Iteration(None, self.denoiser_weight, self.enhancer_weight)] * count
+            return [_Iteration((), self.denoiser_weight, self.enhancer_weight)] * count
         known, factors = self.condition(features)
         first, second = factors[..., None, None].unbind(-3)
         return [
-            _Iteration(of_step, self.denoiser_weight * to_denoiser, self.enhancer_weight * to_enhancer)
+            _Iteration((of_step,), self.denoiser_weight * to_denoiser, self.enhancer_weight * to_enhancer)
             for of_step, to_denoiser, to_enhancer in zip(known, first, second, strict=True)
         ]
 
@@ -231,7 +231,7 @@ class UnrolledReconstructor(nn.Module):
         return image, dual
 
     def _denoise(self, operator: SenseOperator, measured: Tensor, image: Tensor, step: _Iteration) -> Tensor:
-        denoised = self.denoiser(image, step.features)
+        denoised = self.denoiser(image, *step.known)
         with single_precision(image):
             weight = step.denoiser_weight
             return self._consistent(operator, measured + weight * denoised, weight, denoised)
@@ -239,7 +239,7 @@ class UnrolledReconstructor(nn.Module):
     def _denoise_split(
         self, operator: SenseOperator, measured: Tensor, split: Tensor, dual: Tensor, step: _Iteration
     ) -> Tensor:
-        rho, denoised = self.config.rho, self.denoiser(split, step.features)
+        rho, denoised = self.config.rho, self.denoiser(split, *step.known)
         with single_precision(split):
             wanted = step.denoiser_weight * denoised + rho * (split - dual / rho)
             weight = step.denoiser_weight + rho
@@ -249,7 +249,7 @@ class UnrolledReconstructor(nn.Module):
         self, image: Tensor, split: Tensor, anomaly_map: Tensor, dual: Tensor, step: _Iteration
     ) -> tuple[Tensor, Tensor]:
         rho, weight = self.config.rho, step.enhancer_weight
-        enhanced = self.enhancer(split, anomaly_map, step.features)
+        enhanced = self.enhancer(split, anomaly_map, *step.known)
         with single_precision(image):
             split = (weight * enhanced + rho * image + dual) / (rho + weight)
             return split, dual + rho * (image - split)

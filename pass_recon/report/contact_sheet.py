@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass_recon.common.files import written_aside
 from pass_recon.types import Box, InputError
 
 if TYPE_CHECKING:
@@ -111,9 +112,8 @@ def save_contact_sheet(tiles: Sequence[Tile], path: str | Path, *, heading: str 
     kind = path.suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise InputError(f"no picture format has the ending {path.suffix!r}; png will do")
-    aside = path.with_name(path.name + ".partial")
-    figure.savefig(aside, format=kind, facecolor=_PAPER)
-    aside.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, format=kind, facecolor=_PAPER)
 
 
 def label_colours(tiles: Sequence[Tile]) -> dict[str, str]:

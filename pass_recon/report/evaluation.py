@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass_recon.common.files import written_aside
 from pass_recon.metrics import LEAST_REGION, Region, lesion_region, psnr, qualities
 from pass_recon.report.figures import (
     ACS_COLOUR,
@@ -199,6 +200,5 @@ def _zoom(box: Box, shape: tuple[int, int]) -> Region:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    aside = path.with_name(path.name + ".partial")
-    figure.savefig(aside, format="png", facecolor=BACKGROUND)
-    aside.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="png", facecolor=BACKGROUND)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass_recon.common.files import written_aside
 from pass_recon.types import Box
 
 NOTICE = "simulated data, not for clinical use"
@@ -86,7 +87,8 @@ def write_scan_figure(path: str | Path, slices: Sequence[SliceView], *, title: s
         axes.set_title(heading, color=TEXT, fontsize=11, pad=8)
     figure.suptitle(title, color=TEXT, fontsize=13, weight="bold")
     figure.text(0.5, 0.3 * below, notice, color=ACS_COLOUR, fontsize=10, ha="center", va="bottom")
-    figure.savefig(path, facecolor=BACKGROUND)
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="png", facecolor=BACKGROUND)
 
 
 def _headings(with_map: bool) -> list[str]:

@@ -101,11 +101,6 @@ def equispaced_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
     return _by_density(torch.ones(pe), acs, line_budget(pe, acceleration))
 
 
-def random_lines(pe: int, acceleration: float, acs: Tensor, generator: torch.Generator) -> Tensor:
-    """The ACS and uniformly random lines outside it, ``(pe,)`` bool, exactly the budget."""
-    return select_lines(torch.rand(pe, generator=generator), acs, line_budget(pe, acceleration))
-
-
 def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable: Tensor | None = None) -> Tensor:
     """The ACS and lines that thin out towards high frequencies: the population plan that needs no training.
 

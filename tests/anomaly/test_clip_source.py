@@ -273,5 +273,64 @@ def test_configuration_survives_json() -> None:
         "name": "ViT-B-16",
         "pretrained": "openai",
     }
-    with pytest.raises(BundleError, match="unknown backbone settings tag"):
+    with pytest.raises(BundleError, match="no setting tag, only fingerprint"):
         BackboneConfiguration.from_dict({"name": "ViT-B-16", "tag": "openai"})
+
+
+def test_a_file_is_normalised_as_its_architecture_was_published(tmp_path: Path) -> None:
+    """SigLIP's inputs have a mean of 0.5; OpenAI's would shift every image, without a word."""
+    file = tmp_path / "open_clip_pytorch_model.bin"
+    file.touch()
+    found = resolve(BackboneConfiguration(name="ViT-B-16-SigLIP", path=str(file))).preprocessing
+    assert (tuple(found["mean"]), tuple(found["std"])) == ((0.5,) * 3, (0.5,) * 3)
+    found = resolve(BackboneConfiguration(name="ViT-B-32", path=str(file))).preprocessing
+    assert tuple(found["mean"]) == open_clip.OPENAI_DATASET_MEAN
+
+
+def test_the_configuration_beside_a_file_decides(named: str, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    file.touch()
+    config = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    assert resolve(BackboneConfiguration(name=named, path=str(file))).preprocessing["mean"] == [0.1] * 3
+
+
+def test_an_architecture_published_in_two_ways_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "mine.pt").touch()
+    found = resolve(BackboneConfiguration(name="ViT-L-14", path=str(tmp_path / "mine.pt"))).preprocessing
+    assert tuple(found["mean"]) == open_clip.OPENAI_DATASET_MEAN
+    assert "open_clip_config.json" in caplog.text
+
+
+def hub_folder(folder: Path, *, with_text_configuration: bool) -> Path:
+    """A folder as downloaded from the hub, whose text tower is a BERT of another repository."""
+    text = {"hf_model_name": "nobody/bert", "hf_tokenizer_name": "nobody/bert", "context_length": 8,
+            "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler"}  # fmt: skip
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 4, "head_width": 16}
+    config = {"model_cfg": {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    torch.save({"visual.nothing": torch.zeros(1)}, folder / "open_clip_pytorch_model.bin")
+    if with_text_configuration:
+        bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "intermediate_size": 64, "vocab_size": 30}  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(bert))
+    return folder
+
+
+def test_a_downloaded_folder_needs_no_hub(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    folder = hub_folder(tmp_path, with_text_configuration=True)
+    with pytest.raises(BundleError, match="do not fit the model"):  # so it came as far as the weights
+        load_clip(BackboneConfiguration(path=str(folder)))
+
+
+def test_a_text_tower_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", _no_hub)
+    folder = hub_folder(tmp_path, with_text_configuration=False)
+    with pytest.raises(BundleError, match="hf_model_name"):
+        load_clip(BackboneConfiguration(path=str(folder)))
+
+
+def _no_hub(*_arguments: object, **_options: object) -> None:
+    raise OSError("no route to the hub")

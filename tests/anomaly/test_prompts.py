@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pass_recon.anatomies import ANATOMIES
 from pass_recon.anomaly import prompts
 from pass_recon.types import InputError
 
@@ -19,7 +20,7 @@ from pass_recon.types import InputError
 def test_table_holds_every_label_of_the_annotations(anatomy: str, shared_data: Path) -> None:
     with (shared_data / "fastmri_plus" / f"{anatomy}.csv").open(newline="") as file:
         annotated = {(row["label"].strip(), row["study_level"] == "Yes") for row in csv.DictReader(file)}
-    table = prompts.FINDINGS[anatomy]
+    table = ANATOMIES[anatomy].findings
     assert {(finding.label, finding.study_level) for finding in table} == annotated
     assert len({finding.phrase for finding in table}) == len(table)
 

@@ -124,11 +124,11 @@ def test_tampered_vision_weights_are_refused(trained: NetAD) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"levels": 4}, "unknown NetAD settings levels"),
-        ({"backbone": {"name": "ViT-B-16", "weights": "x"}}, "unknown backbone settings weights"),
+        ({"levels": 4}, "no setting levels, only anatomy"),
+        ({"backbone": {"name": "ViT-B-16", "weights": "x"}}, "no setting backbone.weights"),
         ({"score_fraction": 0.0}, "score_fraction must be above 0"),
         ({"calibration": "none"}, "'fitted' or 'min-max'"),
-        ({"mix": [0.8, 0.2]}, "three weights"),
+        ({"mix": [0.8, 0.2]}, "mix.2 is missing"),
     ],
 )
 def test_wrong_configurations_are_refused(trained: NetAD, change: dict[str, object], message: str) -> None:
@@ -137,7 +137,7 @@ def test_wrong_configurations_are_refused(trained: NetAD, change: dict[str, obje
 
 
 def test_configuration_needs_a_backbone() -> None:
-    with pytest.raises(BundleError, match="name no backbone"):
+    with pytest.raises(BundleError, match="backbone is missing"):
         NetADConfiguration.from_dict({"anatomy": "brain"})
 
 

@@ -201,7 +201,10 @@ def test_a_card_names_only_its_own_safetensors(saved, name, words):
         ({"acceleration": 0.5}, "acceleration must be at least 1"),
         ({"files": {"a.safetensors": {"sha256": "0"}}}, "must hold exactly component, sha256, bytes, shared"),
         ({"configuration": {}}, "configuration must have exactly"),
-        ({"configuration": {"reconstructor": {"steps": 3}, "sampler": {}, "netad": None}}, "has no steps"),
+        (
+            {"configuration": {"reconstructor": {"steps": 3}, "sampler": {}, "netad": None}},
+            "no setting steps, only",
+        ),
         ({"configuration": {"reconstructor": {}, "sampler": [], "netad": None}}, "SamplerConfig must be a table"),
     ],
 )

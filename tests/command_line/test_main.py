@@ -13,7 +13,7 @@ from pass_recon import __version__
 from pass_recon.types import BundleError, InputError
 from pass_recon_cli import main as command_line
 
-HEAVY = ("torch", "numpy", "scipy", "ismrmrd", "gadgetron", "h5py", "sigpy", "matplotlib", "open_clip", "pass_recon")
+HEAVY = ("torch", "numpy", "scipy", "ismrmrd", "gadgetron", "h5py", "sigpy", "matplotlib", "open_clip")
 
 
 def test_help_imports_nothing_heavy():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gadgets.image_file import read_images
+from gadgets.converters.image_file import read_images
 from pass_recon.metrics import nrmse
 from pass_recon.phantom import simulate_patient
 from pass_recon.physics.fourier import fft2c, ifft2c
@@ -188,6 +188,20 @@ def with_a_coil_less(rows):
     return rows
 
 
+def noise_only(rows):
+    return rows[:1]
+
+
+def with_a_stray_line(rows):
+    stray = rows[40:41].copy()
+    stray["head"]["idx"]["slice"] = 7
+    return np.concatenate([rows[:40], stray, rows[40:]])
+
+
+def cut_short(rows):
+    return rows[:-9]
+
+
 class TestBadInput:
     """One sentence, exit code 1, nothing written."""
 
@@ -210,13 +224,28 @@ class TestBadInput:
         [
             ({"header": radial}, "only Cartesian scans are supported; the header's trajectory is 'radial'"),
             ({"header": three_dimensional}, "only 2D scans are supported; the encoded matrix has z = 16"),
-            ({"rows": without_acs}, "ACS"),
-            ({"rows": with_nan}, "NaN"),
-            ({"rows": with_a_coil_less}, "3 coils"),
+            ({"rows": noise_only}, "no line of an image came"),
         ],
     )
     def test_unfit_scan(self, patient, tmp_path, complaint, change, sentence):
         assert sentence in complaint(edited(patient, tmp_path / "scan.h5", **change))
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (without_acs, "ACS"),
+            (with_nan, "NaN"),
+            (with_a_coil_less, "3 coils"),
+            (with_a_stray_line, "slice 7"),
+            (cut_short, "slice 0 is truncated"),
+        ],
+    )
+    def test_what_can_be_made_is_kept_and_what_is_wrong_is_said(self, patient, tmp_path, capsys, change, sentence):
+        assert recon(edited(patient, tmp_path / "scan.h5", rows=change), tmp_path / "out.h5") == 1
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert "Traceback" not in said
+        assert read_images(tmp_path / "out.h5", "run", 1)[0].data.any()
 
     @pytest.mark.parametrize(
         ("options", "sentence"),
@@ -248,5 +277,5 @@ class TestBadInput:
         out = tmp_path / "out.h5"
         assert recon(patient, out, "--bundle", "classical") == 0
         before = out.read_bytes()
-        assert recon(edited(patient, tmp_path / "scan.h5", rows=with_nan), out) == 1
+        assert recon(edited(patient, tmp_path / "scan.h5", rows=noise_only), out) == 1
         assert out.read_bytes() == before

@@ -10,7 +10,7 @@ import numpy as np
 from ismrmrd import constants as flags
 from numpy.typing import NDArray
 
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 
 Array = NDArray[np.complex64]
@@ -78,9 +78,9 @@ def header(
     )
 
 
-def scan(properties: dict[str, str] | None = None, **changes: Any) -> Scan:
+def scan(properties: dict[str, str] | None = None, **changes: Any) -> ScanContext:
     """A parsed header."""
-    return Scan(header(**changes), Properties.from_text(properties or {}))
+    return ScanContext(header(**changes), Properties.from_text(properties or {}))
 
 
 def centred(transform: Any, x: Array, axes: Sequence[int] = (-2, -1)) -> Array:

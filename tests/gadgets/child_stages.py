@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gadgets.stream import run_gadget
+from gadgets.protocol.connection import run_gadget
 
 
 def busy(connection: Any) -> None:

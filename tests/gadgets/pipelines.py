@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pass_recon.pipeline import Pipeline
-from pass_recon.types import Box, Reconstruction, SamplingPlan
+from pass_recon.types import Box, QualityFinding, Reconstruction, SamplingPlan
 
 NAME = "pretended-4x"
 BOX = Box(4, 10, 6, 8, score=0.75, label="glioma")
@@ -24,10 +24,22 @@ class Detecting(Pipeline):
         Names of the calls that raise.
     hold
         Plans wait for this event.
+    quality
+        What is wrong with everything.
     """
 
-    def __init__(self, *, fail: tuple[str, ...] = (), hold: threading.Event | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        fail: tuple[str, ...] = (),
+        hold: threading.Event | None = None,
+        quality: tuple[QualityFinding, ...] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.quality = quality
+        self.pixels_mm: list[tuple[float, float]] = []  # shared by copies, as the gadgets make them
+        self.guards: list[str] = []
         self.name = NAME
         self.fail, self.hold = fail, hold
         self.planned: list[tuple[int, ...]] = []
@@ -42,17 +54,20 @@ class Detecting(Pipeline):
         lines = self.acs(pe)
         lines[pe - (round(pe / self.acceleration) - int(lines.sum())) :] = True
         order = tuple(lines.nonzero().flatten().flip(0).tolist())
-        return SamplingPlan(lines, order, self.acceleration, "personal", score=0.5, bundle=self.name)
+        told: dict[str, Any] = {"score": 0.5, "bundle": self.name, "quality": self.quality}
+        return SamplingPlan(lines, order, self.acceleration, "personal", **told)
 
     def reconstruct(self, kspace: Any, line_mask: Any, **kwargs: Any) -> Reconstruction:
         """CG-SENSE with a map beside it."""
         self._maybe_fail("reconstruct")
-        self.pixel_mm = kwargs.pop("pixel_mm")
+        self.pixels_mm.append(kwargs.pop("pixel_mm"))
+        self.guards.append(self.guard)
         result = super().classical(kspace, line_mask, **kwargs)
         if "nan" in self.fail:
             result.image[3, 4] = torch.nan
         ramp = torch.linspace(0, 1, result.image.numel()).reshape(result.image.shape)
-        return replace(result, anomaly_map=ramp, boxes=((BOX,),), score=(0.9,), bundle=self.name)
+        known = {"boxes": ((BOX,),), "score": (0.9,), "bundle": self.name, "quality": (self.quality,)}
+        return replace(result, anomaly_map=ramp, **known)
 
     def classical(self, kspace: Any, line_mask: Any, **kwargs: Any) -> Reconstruction:
         """As it is, unless it is to fail."""

@@ -9,7 +9,7 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
-from gadgets.patient_file import write_patient
+from gadgets.converters.patient_file import write_patient
 from pass_recon.phantom import simulate_patient
 
 SMALL: dict[str, Any] = {"anatomy": "brain", "contrast": "flair", "coils": 4, "slices": 3, "shape": (48, 64)}

@@ -12,7 +12,7 @@ from ismrmrd import constants as flags
 
 from gadgets import mrd
 from gadgets.acs_buffer import buffer_lines
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon.types import InputError
 from tests.gadgets.acquisitions import COILS, PE, RO, SKEWED, acquisition, kspace, lines_of, scan
 
@@ -220,6 +220,7 @@ def test_nan_line_is_dropped_and_named_once(k):
     assert told[0].startswith("slice 1, encoding step 5 dropped: the line holds 1 values that are NaN")
     assert told[1] == "slice 1: 3 acquisitions dropped in all"
     assert len(told) == 2
+    assert {item.severity for item in items if isinstance(item, Failure)} == {"input"}
     whole = items[-1]
     assert np.flatnonzero(~whole.line_mask).tolist() == [5, 7, 9]
 
@@ -228,9 +229,11 @@ def test_line_off_the_grid_and_changed_coils(k):
     made = list(lines_of(k))
     made.insert(10, acquisition(k[..., 0], 200))
     made.insert(20, acquisition(k[:2, :, 0], 0))
-    told = failures(run(made))
-    assert "encoding step 200 dropped: encoding step 200 is line 200 of a grid of 48" in told[0]
-    assert "encoding step 0 dropped: the line has 2 coils, those before it had 4" in told[1]
+    items = run(made)
+    told = failures(items)
+    assert "encoding step 0 dropped: the line has 2 coils, those before it had 4" in told[0]
+    assert "encoding step 200 dropped: encoding step 200 is line 200 of a grid of 48" in told[1]
+    np.testing.assert_array_equal(items[-1].kspace, k)
 
 
 def test_spoilt_last_line_still_ends_the_slice(k):
@@ -259,14 +262,16 @@ def test_stream_without_marks_is_not_called_truncated(k):
 
 def test_slice_with_nothing_usable_has_no_message(k):
     items = run([acquisition(k[..., 0] * np.nan, 0)])
-    assert len(items) == 3
+    assert len(items) == 2
     assert items[-1].message == "slice 0 has no line that can be used, so there is no image of it"
 
 
 def test_lines_after_the_end_are_not_a_second_slice(k):
     items = run([*lines_of(k), *lines_of(k * 9, average=1)])
     assert len([item for item in items if not isinstance(item, Failure)]) == 2
-    assert "came after the slice was over (average 1; the header speaks of 1)" in failures(items)[0]
+    [told] = failures(items)
+    assert told.startswith("48 lines of slice 0 came again after it was over")
+    assert items[-1].severity == "warning"
 
 
 def test_3d_line_ends_the_scan(k):
@@ -276,7 +281,9 @@ def test_3d_line_ends_the_scan(k):
 
 def test_slices_of_a_foreign_message(recordings):
     """What the stock BucketToBuffer sent, recorded."""
-    from gadgets.wire import U16, Message, read_body
+    from gadgets.protocol import Message
+    from gadgets.protocol.bytes import U16
+    from gadgets.protocol.messages import read_body
 
     data, place = (recordings / "server_to_gadget_recondata.bin").read_bytes(), 0
 
@@ -289,6 +296,6 @@ def test_slices_of_a_foreign_message(recordings):
     while place < len(data):
         identifier = U16.unpack(read(2))[0]
         messages.append(Message(identifier, read_body(identifier, read)))
-    the_scan = mrd.Scan(messages[1].item, scan().properties)
+    the_scan = mrd.ScanContext(messages[1].item, scan().properties)
     (whole,) = mrd.slices_of(messages[2].item, the_scan)
     assert (whole.kspace.shape, whole.is_acs, whole.line_mask.all()) == ((4, 64, 64), False, True)

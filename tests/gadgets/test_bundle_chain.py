@@ -10,10 +10,10 @@ import torch
 from ismrmrd import Image
 
 from gadgets.chain import run_chain
-from gadgets.patient_file import write_patient
+from gadgets.converters.patient_file import write_patient
+from gadgets.mrd.scan_file import ScanFile
 from gadgets.properties import Properties
-from gadgets.scan_file import ScanFile
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon.anomaly import NetAD
 from pass_recon.bundles import save_bundle
 from pass_recon.phantom import simulate_patient

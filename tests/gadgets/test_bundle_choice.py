@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gadgets.mrd import Scan
+from gadgets.mrd import ScanContext
 from gadgets.pipelines import chosen_bundle
 from gadgets.properties import Properties
 
@@ -19,12 +19,12 @@ SPACE = (
 )
 
 
-def kind(protocol: str, body_part: str = "") -> str:
+def examination(protocol: str, body_part: str = "") -> str:
     """What the header of such a scan is taken for."""
     study = (
         f"<studyInformation><bodyPartExamined>{body_part}</bodyPartExamined></studyInformation>" if body_part else ""
     )
-    return Scan(HEADER.format(protocol=protocol, study=study, space=SPACE), Properties()).kind
+    return ScanContext(HEADER.format(protocol=protocol, study=study, space=SPACE), Properties()).examination
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,33 @@ def kind(protocol: str, body_part: str = "") -> str:
     ],
 )
 def test_headers_tell_anatomy_and_contrast(protocol, body_part, expected):
-    assert kind(protocol, body_part) == expected
+    assert examination(protocol, body_part) == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<measurementInformation><seriesDescription>t1_se_tra</seriesDescription></measurementInformation>"
+        "<studyInformation><bodyPartExamined>HEAD</bodyPartExamined></studyInformation>",
+        "<measurementInformation><sequenceName>brain_t1</sequenceName></measurementInformation>",
+        # A vendor's own element, an element of a later schema, in another namespace, and user parameters.
+        "<measurementInformation><bodyPartExamined>BRAIN</bodyPartExamined><protocolName>t1</protocolName>"
+        "</measurementInformation>",
+        "<v:exam xmlns:v='urn:vendor'><v:Series_Description>AX T1 brain</v:Series_Description></v:exam>",
+        "<userParameters><userParameterString><name>BodyPartExamined</name><value>Brain</value></userParameterString>"
+        "<userParameterString><name>ProtocolName</name><value>t1_mprage</value></userParameterString></userParameters>",
+        "<studyInformation><studyDescription>MR BRAIN T1</studyDescription></studyInformation>",
+    ],
+)
+def test_examination_is_found_wherever_the_header_tells_it(said):
+    text = HEADER[: HEADER.index("{study}")] + said + HEADER[HEADER.index("<experimental") :].format(space=SPACE)
+    scan = ScanContext(text, Properties())
+    assert scan.examination == "brain-t1"
+    assert "brain" in scan.examination_reason
+    # The body part vetoes wherever it stands.
+    vetoed = text.replace("<experimental", "<x><bodyPartExamined>LIVER</bodyPartExamined></x><experimental", 1)
+    vetoed = vetoed.replace(">HEAD<", "><").replace(">BRAIN<", "><").replace(">Brain<", "><")
+    assert ScanContext(vetoed, Properties()).examination == ""
 
 
 def test_auto_takes_the_shipped_bundle_of_the_kind_and_acceleration(monkeypatch):

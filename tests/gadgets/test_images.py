@@ -11,11 +11,12 @@ from gadgets import mrd
 from gadgets.anomaly_overlay import overlay
 from gadgets.chain import run_chain
 from gadgets.mrd.geometry import boxes_to_recon_space, map_to_recon_space, to_recon_space
+from gadgets.mrd.outputs import OUTPUTS, Output
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.properties import Properties
-from gadgets.stream import Failure, check_types
+from gadgets.protocol.connection import Failure, check_types
 from pass_recon.pipeline import Pipeline
-from pass_recon.types import Box, InputError
+from pass_recon.types import Box, InputError, QualityFinding
 from tests.gadgets.acquisitions import PE, RO, SKEWED, centred, coil_images, header, kspace, lines_of, oversampled, scan
 from tests.gadgets.pipelines import BOX, Detecting
 
@@ -38,7 +39,7 @@ def images(k, pipeline, properties=None, steps=None, **changes):
 
 def shown(k, pipeline, **changes):
     the_scan = scan(**changes)
-    return list(overlay(reconstruct(messages(k, the_scan), the_scan, pipeline), the_scan))
+    return list(overlay(reconstruct(messages(k, the_scan), the_scan, pipeline)))
 
 
 def test_image_and_map_with_geometry_and_meta(k):
@@ -75,19 +76,19 @@ def test_findings_are_regions_of_interest_in_x_and_y(k):
     assert images(k, Detecting())[0].meta["PASS_finding_1"] == ["glioma", "0.7500"]
 
 
-def test_without_a_detector_the_map_is_empty_and_says_so(k):
-    image, anomaly_map = images(k, Pipeline())
-    assert not anomaly_map.data.any()
-    assert anomaly_map.meta["PASS_anomaly"] == "unavailable: no detector in bundle classical"
+def test_without_a_detector_there_is_neither_an_empty_map_nor_a_grey_copy(k):
+    (image,) = images(k, Pipeline())
+    assert image.meta["PASS_anomaly"] == "unavailable: no detector in bundle classical"
     assert image.meta["ImageProcessingHistory"] == ["PASS", "CG-SENSE"]
-    series = [made.meta["SeriesDescription"] for made in shown(k, Pipeline())]
-    assert series == ["PASS magnitude", "PASS anomaly map (no detector)", "PASS anomaly overlay (no detector)"]
+    assert [made.meta["SeriesDescription"] for made in shown(k, Pipeline())] == ["PASS magnitude"]
+    assert image.meta["PASS_bundle"] == "classical"
+    assert image.meta["PASS_bundle_reason"].startswith("classical: no bundle for this scan at 4x: no anatomy")
 
 
 def test_anomaly_off_leaves_one_series(k):
     assert [made.image_series_index for made in images(k, Detecting(), {"anomaly": "off"})] == [1]
     the_scan = scan({"anomaly": "off"})
-    found = list(overlay(reconstruct(messages(k, the_scan), the_scan, Detecting()), the_scan))
+    found = list(overlay(reconstruct(messages(k, the_scan), the_scan, Detecting())))
     assert [made.image_series_index for made in found] == [1]
     assert "PASS_anomaly" not in found[0].meta
 
@@ -110,7 +111,7 @@ def test_failed_network_gives_a_cg_sense_image_and_a_failure(k, fail, reason):
 
 def test_classical_on_a_full_device_is_tried_on_the_cpu(k):
     *made, failure = images(k, Detecting(fail=("reconstruct", "classical")))
-    assert len(made) == 2
+    assert len(made) == 1
     assert np.isfinite(made[0].data).all()
     assert "out of memory in classical" not in failure.message
     assert made[0].meta["PASS_fallback"].endswith("CG-SENSE failed: RuntimeError: out of memory in classical")
@@ -131,7 +132,7 @@ def test_separate_calibration_scan_gives_the_coil_maps(k):
     # Another contrast: twice as bright. It may shape the coil maps, but nothing of it may get into the image.
     calibration = [acquisition(2 * k[..., step], step, flags.ACQ_IS_PARALLEL_CALIBRATION) for step in range(12, 36)]
     lines = lines_of(k, range(0, PE, 2))
-    image, _ = reconstruct(buffer_lines([*calibration, *lines], the_scan), the_scan, Pipeline())
+    (image,) = reconstruct(buffer_lines([*calibration, *lines], the_scan), the_scan, Pipeline())
     assert "PASS_fallback" not in image.meta
     assert image.meta["PASS_lines_used"] == f"{PE // 2} of {PE}"
     truth = np.sqrt((np.abs(coil_images()) ** 2).sum(0))
@@ -143,11 +144,58 @@ def test_separate_calibration_scan_gives_the_coil_maps(k):
 def test_pixel_size_goes_to_the_detector(k):
     pipeline = Detecting()
     images(k, pipeline)
-    assert pipeline.pixel_mm == (300 / RO, 300 / PE)
+    assert pipeline.pixels_mm == [(300 / RO, 300 / PE)]
+
+
+SPIKE = QualityFinding("spike", "spike at coil 2 line 40, removed")
+DEAD = QualityFinding("dead_coil", "coil 3 without signal, left out")
+
+
+def test_what_is_wrong_with_the_data_is_told_with_every_series(k):
+    for made in shown(k, Detecting(quality=(DEAD, SPIKE))):
+        assert made.meta["PASS_quality"] == ["dead_coil", "spike"]
+        assert made.meta["PASS_quality_reason"] == [DEAD.sentence, SPIKE.sentence]
+        assert made.meta["PASS_anomaly"] == "unreliable: dead_coil, spike"
+        assert [remark.text for remark in mrd.remarks(made)] == [
+            "dead_coil: coil 3 without signal, left out",
+            "spike: spike at coil 2 line 40, removed",
+        ]
+    sound = images(k, Detecting())[0].meta
+    assert not {"PASS_quality", "PASS_quality_reason", "PASS_anomaly"} & set(sound)
+
+
+def test_a_single_finding_survives_the_wire(k):
+    (image, _) = images(k, Detecting(quality=(SPIKE,)))
+    again = Image.from_bytes(image.to_bytes())
+    assert mrd.remarks(again) == [(2, "spike: spike at coil 2 line 40, removed")]
+
+
+def test_what_is_said_of_several_slices_is_said_once():
+    said = [mrd.images.Remark(2, "late"), mrd.images.Remark(0, "late"), mrd.images.Remark(2, "late")]
+    assert mrd.sentences([*said, mrd.images.Remark(1, "spike")]) == ["slices 2, 0: late", "slice 1: spike"]
+
+
+@pytest.mark.parametrize(
+    ("guard", "used"),
+    [
+        ("off", ["off", "off", "off"]),
+        ("first", ["warn", "off", "off"]),
+        ("warn", ["warn"] * 3),
+        ("replace", ["replace"] * 3),
+    ],
+)
+def test_the_guard_looks_at_the_slices_that_it_is_asked_to(k, guard, used):
+    pipeline, the_scan = Detecting(), scan({"guard": guard})
+    acquisitions = (made for number in range(3) for made in lines_of(k, slice=number))
+    from gadgets.acs_buffer import buffer_lines
+
+    list(reconstruct(buffer_lines(acquisitions, the_scan), the_scan, pipeline))
+    assert pipeline.guards == used
+    assert pipeline.guard == "off", "other scans may be using it"
 
 
 def test_no_acs_still_gives_an_image(k):
-    failure, image, _ = images(k, Pipeline(), steps=range(0, PE, 2))
+    failure, image = images(k, Pipeline(), steps=range(0, PE, 2))
     assert "no complete ACS" in failure.message
     assert "no coil maps" in image.meta["PASS_fallback"]
     assert np.abs(image.data).max() > 0
@@ -230,7 +278,7 @@ def images_of(*factors):
 
 
 def test_one_scale_for_all_slices_and_none_is_clipped():
-    empty, first, second, brighter, huge = overlay(images_of(0, 1, 0.5, 3, 100), scan())
+    empty, first, second, brighter, huge = overlay(images_of(0, 1, 0.5, 3, 100))
     assert not empty.data.any()
     assert first.meta["PASS_scale"] == second.meta["PASS_scale"] == brighter.meta["PASS_scale"]
     assert int(first.data.max()) == 4095
@@ -254,7 +302,7 @@ def test_overlay_is_grey_where_nothing_is_found_and_red_where_something_is(k):
 
 def test_plans_and_failures_pass_the_last_stage():
     failure = Failure("from before", "input")
-    assert list(overlay([failure], scan())) == [failure]
+    assert list(overlay([failure])) == [failure]
 
 
 def test_chain_on_oversampled_data_equals_that_on_data_without():
@@ -262,7 +310,7 @@ def test_chain_on_oversampled_data_equals_that_on_data_without():
     results = []
     for data in (k, oversampled(k)):
         found = list(run_chain(lines_of(data), header(), Properties(mode="prospective")))
-        assert [made.image_series_index for made in found] == [1000, 1, 2, 3]
+        assert [made.image_series_index for made in found] == [1000, 1]
         results.append(found[1].data.astype(float))
     assert np.abs(results[0] - results[1]).max() <= 1
 
@@ -286,3 +334,15 @@ def test_numpy_helper_is_the_transform_of_the_project():
 
     x = coil_images()
     np.testing.assert_allclose(centred(np.fft.fftn, x), fft2c(torch.from_numpy(x)).numpy(), atol=1e-6)
+
+
+def test_a_series_of_a_user_is_sent_beside_ours(k):
+    mine = Output(7, "inverted map", 2, lambda found: [(1 - found.anomaly_map).astype(np.float32)])
+    OUTPUTS.append(mine)
+    try:
+        by_series = {image.image_series_index: image for image in shown(k, Detecting())}
+    finally:
+        OUTPUTS.remove(mine)
+    assert by_series[7].meta["SeriesDescription"] == "inverted map"
+    anomaly_map = mrd.array_of(by_series[mrd.MAP_SERIES]) / float(by_series[mrd.MAP_SERIES].meta["PASS_scale"])
+    np.testing.assert_allclose(mrd.array_of(by_series[7]), 1 - anomaly_map, atol=1e-3)

@@ -13,7 +13,7 @@ from ismrmrd import Image
 from gadgets import mrd
 from gadgets.acs_buffer import buffer_lines
 from gadgets.mask_feedback import feed_back
-from gadgets.stream import Failure
+from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
 from tests.gadgets.acquisitions import PE, SKEWED, kspace, lines_of, scan
 from tests.gadgets.pipelines import Detecting
@@ -142,12 +142,48 @@ def test_late_plan_is_not_waited_for(k):
     release = threading.Event()
     parts = [made for n in range(2) for made in lines_of(k, slice=n)]
     began = time.monotonic()
-    _, items = run(parts, Detecting(hold=release), {"plan_deadline_ms": "100"})
+    closed = {"plan_deadline_ms": "100", "mode": "closed_loop"}
+    _, items = run(parts, Detecting(hold=release), closed)
     seconds = time.monotonic() - began
     release.set()
-    assert [plan.meta["PASS_source"] for plan in plans(items)] == ["population", "population"]
+    assert [plan.meta["PASS_source"] for plan in plans(items)] == ["population", "acquired"] * 2
     assert plans(items)[0].meta["PASS_fallback"] == "no personal plan within the deadline of 100 ms"
-    assert 0.2 <= seconds < 5
+    assert seconds >= 0.2
+    late = [item for item in items if isinstance(item, Failure)]
+    assert [failure.severity for failure in late] == ["warning", "warning"]
+
+
+def test_where_no_scanner_waits_no_plan_is_late(k):
+    """Retrospective: whatever the deadline, the same data give the same lines."""
+    release = threading.Event()
+    threading.Timer(0.3, release.set).start()
+    _, items = run(lines_of(k), Detecting(hold=release), {"plan_deadline_ms": "1"})
+    assert [plan.meta["PASS_source"] for plan in plans(items)] == ["personal"]
+    assert not [item for item in items if isinstance(item, Failure)]
+
+
+def test_plan_images_can_be_left_out(k):
+    the_scan, items = run(lines_of(k), Detecting(), {"plan_images": "off"})
+    assert plans(items) == []
+    assert np.flatnonzero(whole(the_scan, items).line_mask).tolist() == PLANNED, "the plan is followed all the same"
+    assert plans(run(lines_of(k, [0, 1, 2]), Detecting(), {"plan_images": "False"})[1]) == []
+
+
+def test_an_end_with_nothing_in_it_is_said():
+    the_scan = scan(extra_limits="<slice><minimum>0</minimum><maximum>4</maximum><center>0</center></slice>")
+    (failure,) = feed_back([], the_scan, Pipeline())
+    assert failure.severity == "processing"
+    assert "no line of an image came, though the header tells of 5 slices" in failure.message
+
+
+def test_slices_that_never_come_are_said(k):
+    the_scan = scan(extra_limits="<slice><minimum>0</minimum><maximum>4</maximum><center>0</center></slice>")
+    messages = list(buffer_lines([*lines_of(k, slice=0), *lines_of(k, slice=1)], the_scan))
+    assert len(messages) == 4
+    *_, short = feed_back(messages, the_scan, Pipeline())
+    assert short == Failure("2 of the 5 slices that the header tells of came", "warning")
+    *_, cut, short = feed_back(messages[:3], the_scan, Pipeline())  # as after the end of a killed stage
+    assert cut == Failure("slice 1: its ACS came but never the slice, so there is no image of it", "processing")
 
 
 def test_slice_without_acs_says_that_there_was_no_plan(k):

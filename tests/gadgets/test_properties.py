@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from gadgets.properties import Properties
+from gadgets.properties import Properties, as_text, markdown, table
 from pass_recon.types import InputError
 
 
@@ -58,3 +59,16 @@ def test_property_given_twice_or_without_value_is_refused():
         read('<property name="bundle" value="a"/><property name="bundle" value="b"/>')
     with pytest.raises(InputError, match="lacks its name or its value"):
         read('<property name="bundle"/>')
+
+
+def test_the_table_says_what_the_gadgets_do():
+    for name, row in table().items():
+        assert as_text(getattr(Properties.from_text({name: row.default}), name)) == row.default
+        with pytest.raises(InputError, match=f"must be {row.values}, got"):
+            Properties.from_text({name: ""})
+
+
+def test_the_documentation_is_that_of_the_table():
+    """If this fails: python -m gadgets.properties > docs/properties.md."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "properties.md"
+    assert page.read_text(encoding="utf-8") == markdown()

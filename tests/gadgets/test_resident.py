@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from gadgets import mrd, pipelines, wire
+from gadgets import mrd, pipelines, protocol
 from gadgets.chain import run_chain
 from gadgets.properties import Properties
+from gadgets.protocol import Channel, MessageId
 from gadgets.resident import serve_resident
-from gadgets.wire import Channel, MessageId
 from pass_recon.types import InputError
 from tests.gadgets.acquisitions import header, kspace, lines_of, oversampled
 from tests.gadgets.pipelines import Detecting
@@ -44,7 +44,7 @@ def running() -> Iterator[int]:
     assert ready.wait(60)
     yield ports[0]
     stop.set()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive(), "the resident process did not stop"
 
 
@@ -52,12 +52,12 @@ def running() -> Iterator[int]:
 def session(port: int, config: str = CONFIG, head: str | None = None) -> Iterator[Channel]:
     channel = Channel.connect("127.0.0.1", port)
     channel.socket.settimeout(60)
-    channel.send(wire.config_script(config) + wire.header(head or header()))
+    channel.send(protocol.config_script(config) + protocol.header(head or header()))
     yield channel
     channel.close()
 
 
-def rest(channel: Channel) -> list[wire.Message]:
+def rest(channel: Channel) -> list[protocol.Message]:
     messages = []
     while (message := channel.read_message()).id != MessageId.CLOSE:
         messages.append(message)
@@ -66,7 +66,7 @@ def rest(channel: Channel) -> list[wire.Message]:
 
 def send(channel: Channel, made) -> None:
     for item in made:
-        channel.send(wire.encode(item))
+        channel.send(protocol.encode(item))
 
 
 def test_same_images_as_the_stages_in_one_thread(port):
@@ -74,7 +74,7 @@ def test_same_images_as_the_stages_in_one_thread(port):
     with session(port) as channel:
         for number in range(3):
             send(channel, lines_of(k * (1 + number), slice=number))
-        channel.send(wire.close())
+        channel.send(protocol.close())
         found = [message.item for message in rest(channel)]
     made = (acquisition for number in range(3) for acquisition in lines_of(k * (1 + number), slice=number))
     expected = list(run_chain(made, header(), Properties(mode="closed_loop")))
@@ -83,7 +83,7 @@ def test_same_images_as_the_stages_in_one_thread(port):
         return {(image.image_series_index, image.slice, image.meta.get("PASS_source")): image for image in images}
 
     assert by_key(found).keys() == by_key(expected).keys()
-    assert len(found) == 3 * (2 + 3)
+    assert len(found) == 3 * (2 + 1)
     for key, image in by_key(expected).items():
         np.testing.assert_array_equal(by_key(found)[key].data, image.data)
         assert by_key(found)[key].image_index == image.image_index
@@ -96,7 +96,7 @@ def test_recorded_session(port, recordings):
     channel.send(data.replace(b'value="brain-t1-4x"', b'value="classical"  '))
     images = [message.item for message in rest(channel)]
     channel.close()
-    assert sorted({image.image_series_index for image in images}) == [1, 2, 3, 1000]
+    assert sorted({image.image_series_index for image in images}) == [1, 1000]
     assert {image.repetition for image in images} == {0, 1}
 
 
@@ -124,7 +124,7 @@ def test_plan_does_not_wait_for_a_reconstruction(port, monkeypatch):
         assert second.slice == 1
         assert not release.is_set()
         release.set()
-        channel.send(wire.close())
+        channel.send(protocol.close())
         series = [message.item.image_series_index for message in rest(channel) if message.id == MessageId.IMAGE]
     assert series.count(1) == 2
 
@@ -137,20 +137,47 @@ def test_failed_network_is_told_at_the_end_and_images_come(port, monkeypatch):
     )
     with session(port, config) as channel:
         send(channel, lines_of(kspace()))
-        channel.send(wire.close())
+        channel.send(protocol.close())
         messages = rest(channel)
     kinds = [message.id for message in messages]
-    assert kinds == [MessageId.IMAGE] * 4 + [MessageId.ERROR] * 2
+    assert kinds == [MessageId.IMAGE] * 2 + [MessageId.ERROR] * 2
     assert messages[0].item.meta["PASS_source"] == "population"
     assert "out of memory in plan" in messages[0].item.meta["PASS_fallback"]
-    assert {"planning", "reconstruction"} == {message.item.split(": ")[1].split()[0] for message in messages[4:]}
+    assert {"planning", "reconstruction"} == {message.item.split(": ")[1].split()[0] for message in messages[2:]}
+
+
+def test_late_plan_is_the_populations_and_no_error(port, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setitem(pipelines._loaded, ("late", "cpu", 4.0, True), Detecting(hold=release))
+    given = {"bundle": "late", "device": "cpu", "mode": "closed_loop", "plan_deadline_ms": "50"}
+    properties = "".join(f'<property name="{name}" value="{value}"/>' for name, value in given.items())
+    with session(port, f"<configuration>{properties}</configuration>") as channel:
+        send(channel, lines_of(kspace(), [*ACS, *REST]))
+        plan = channel.read_message().item
+        release.set()
+        channel.send(protocol.close())
+        messages = rest(channel)
+    assert (plan.meta["PASS_source"], plan.meta["PASS_fallback"]) == (
+        "population",
+        "no personal plan within the deadline of 50 ms",
+    )
+    assert {message.id for message in messages} == {MessageId.IMAGE}
+
+
+def test_parameters_as_text_act(port):
+    with session(port, "<configuration/>") as channel:
+        channel.send(protocol.text('{"parameters": {"acceleration": "8", "planImages": "off"}}', terminated=True))
+        send(channel, lines_of(kspace()))
+        channel.send(protocol.close())
+        (image,) = [message.item for message in rest(channel)]
+    assert image.meta["PASS_lines_used"] == "6 of 48"
 
 
 def test_exception_in_the_reconstruction_thread_reaches_the_client(port, monkeypatch):
-    monkeypatch.setattr("gadgets.resident.overlay", lambda images, scan: (1 / 0 for _ in images))
+    monkeypatch.setattr("gadgets.resident.overlay", lambda images: (1 / 0 for _ in images))
     with session(port) as channel:
         send(channel, lines_of(kspace()))
-        channel.send(wire.close())
+        channel.send(protocol.close())
         messages = rest(channel)
     assert messages[-1].id == MessageId.ERROR
     assert messages[-1].item == "ZeroDivisionError: division by zero"
@@ -167,7 +194,7 @@ def test_exception_in_the_reconstruction_thread_reaches_the_client(port, monkeyp
 def test_impossible_settings_are_an_error_and_nothing_else(port, properties, sentence):
     with session(port, f"<configuration>{properties}</configuration>") as channel:
         send(channel, lines_of(kspace()))
-        channel.send(wire.close())
+        channel.send(protocol.close())
         (message,) = rest(channel)
     assert message.id == MessageId.ERROR
     assert sentence in message.item
@@ -177,10 +204,10 @@ def test_sessions_at_the_same_time_do_not_mix(port):
     k = kspace()
     with session(port) as one, session(port) as two:
         for first, second in zip(lines_of(k), lines_of(2 * k), strict=True):
-            one.send(wire.encode(first))
-            two.send(wire.encode(second))
+            one.send(protocol.encode(first))
+            two.send(protocol.encode(second))
         for channel in (one, two):
-            channel.send(wire.close())
+            channel.send(protocol.close())
         scales = [
             float(next(m.item for m in rest(channel) if m.item.image_series_index == 1).meta["PASS_scale"])
             for channel in (one, two)

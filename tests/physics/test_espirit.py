@@ -150,7 +150,11 @@ def test_two_sets_explain_an_object_that_folds(tmp_path: Path) -> None:
 
 def test_sets_of_one_and_two_share_the_first_map() -> None:
     kspace = coil_phantom(8, (48, 45), 0.01).kspace
-    assert relative_error(espirit_maps(kspace, 24, sets=2)[0], espirit_maps(kspace, 24)) < 1e-6
+    first, alone = espirit_maps(kspace, 24, sets=2)[0], espirit_maps(kspace, 24)
+    # A pixel whose eigenvalue is at the crop may fall on either side of it.
+    both = support(first) & support(alone)
+    assert both.sum() > 0.99 * support(alone).sum()
+    assert distance(first, alone)[both].max() < 1e-4
 
 
 def test_batch_is_one_by_one() -> None:

@@ -10,9 +10,19 @@ import pytest
 
 from pass_recon_cli.main import main
 from tests.threads import one_thread as one_thread
-from tests.training.fastmri_files import KNEE, Volume, write_annotations
-from tests.training.small import simulate
-from training.prepare.manifest import read_manifest
+from tests.training.data.fastmri_files import KNEE, Volume, write_annotations
+from tests.training.small import (
+    EXAMINATIONS,
+    reconstruction_settings,
+    sampling_settings,
+    simulate,
+)
+from training.data.dataset import collate, open_slices
+from training.data.manifest import read_manifest
+from training.stages.reconstruction import train_reconstruction
+from training.stages.sampling import (
+    train_sampling,
+)
 
 ANNOTATED = Volume(slices=2)
 NORMAL = Volume(name="file_brain_AXFLAIR_201_0000002", acquisition="AXFLAIR", patient_id="patient-b", coils=6, slices=1)
@@ -82,11 +92,23 @@ def prepared(fastmri: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare
         str(dataset),
         "--workers",
         "1",
-        "--few-shot",
-        "12",
     ]
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
         patch.setattr("pass_recon_cli.train_prepare._say", lambda line: said.append(line + "\n"))
         assert main([*arguments, "--annotations", str(table), "--file-list", str(reviewed)]) == 0
     return Prepared(fastmri, table, reviewed, dataset, "".join(said))
+
+
+@pytest.fixture(scope="package")
+def runs(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    train_reconstruction(reconstruction_settings(), [data], folder / "reconstruction", "cpu")
+    train_sampling(sampling_settings(folder / "reconstruction"), [data], folder / "sampling", "cpu")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def batch(data):
+    slices = collate([source[0] for source in open_slices([data], "train", EXAMINATIONS)])
+    return replace(slices, anomaly_map=slices.anomaly_mask.float())

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from pass_recon.config import NetworkConfig, ReconstructorConfig, to_dict
+from pass_recon.common.settings import to_dict
+from pass_recon.config import NetworkConfig, ReconstructorConfig
 from pass_recon_cli.main import main
 from tests.networks import TINY_BACKBONE
 from training.engine.trainer import Trainer
-from training.stages import STAGES
-from training.train_reconstruction import ReconstructionSettings
-from training.train_sampling import SamplingSettings
+from training.stages.reconstruction import ReconstructionSettings
+from training.stages.sampling import SamplingSettings
 
-KINDS = ("brain-flair", "knee-pd")
+EXAMINATIONS = ("brain-flair", "knee-pd")
 LINES = 48
 RECONSTRUCTOR = ReconstructorConfig(
     denoiser=NetworkConfig("unet", {"channels": [6, 8]}),
@@ -23,7 +23,14 @@ RECONSTRUCTOR = ReconstructorConfig(
     stages=1,
     cg_iterations=3,
 )
-COMMON: dict[str, Any] = {"kinds": KINDS, "batch": 2, "epoch": 4, "warmup": 1, "validation_slices": 2, "rows": 24}
+COMMON: dict[str, Any] = {
+    "examinations": EXAMINATIONS,
+    "batch": 2,
+    "epoch": 4,
+    "warmup": 1,
+    "validation_slices": 2,
+    "rows": 24,
+}
 
 
 def simulate(folder: Path) -> Path:
@@ -48,16 +55,18 @@ def sampling_settings(reconstruction: Path, **changes: Any) -> SamplingSettings:
 
 
 def tiny_recipe() -> dict[str, dict[str, Any]]:
-    """Every stage in one step."""
-    once = {"steps": 1, "epoch": 1, "batch": 1, "validation_slices": 2, "kinds": list(KINDS)}
-    tables: dict[str, dict[str, Any]] = {name: dict(once) for name in STAGES}
-    tables["backbone"] |= {"size": LINES, "model": dict(TINY_BACKBONE.model)}
-    tables["netad"] |= {"size": LINES, "annotated": 2, "normal": 2, "memory": 4}
-    for name in ("pretraining", "reconstruction", "guided", "guided_4x", "guided_8x"):
-        tables[name] |= {"lines": LINES, "rows": 24, "reconstructor": to_dict(RECONSTRUCTOR)}
-    for acceleration in (4, 8):
-        tables[f"guided_{acceleration}x"] |= {"accelerations": [float(acceleration)]}
-    return tables
+    """Every stage in one step, and a reconstructor for 8× alone on top."""
+    once = {"steps": 1, "epoch": 1, "batch": 1, "validation_slices": 2, "examinations": list(EXAMINATIONS)}
+    networks = {"stage": "reconstruction", "lines": LINES, "rows": 24, "reconstructor": to_dict(RECONSTRUCTOR)}
+    trained = {"netad": "netad", "sampling": "sampling"}
+    tables: dict[str, dict[str, Any]] = {
+        "backbone": {"size": LINES, "model": dict(TINY_BACKBONE.model)},
+        "netad": {"backbone": "backbone", "size": LINES, "annotated": 2, "normal": 2, "memory": 4},
+        "reconstruction": networks,
+        "sampling": {"reconstruction": "reconstruction", "netad": "netad"},
+        "finetune": {**networks, **trained, "initial": "reconstruction", "accelerations": [8.0]},
+    }
+    return {name: {**once, **table} for name, table in tables.items()}
 
 
 def stopped_after(steps: int, train: Any, settings: Any, data: Path, folder: Path) -> None:

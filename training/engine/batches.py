@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from pass_recon.phantom.draws import mixed_seed
-from pass_recon.types import InputError
-from training.dataset import SliceDataset, Slices, Split, collate
+from training.data.dataset import SliceDataset, Slices, collate
 from training.engine.processes import Processes
 from training.engine.settings import TrainingSettings
 
@@ -28,38 +26,8 @@ Key = tuple[int, int]
 """Place in the order of all slices ever seen, and number of the slice in its dataset."""
 
 
-def open_slices(folders: Sequence[str | Path], split: Split, kinds: Sequence[str] = ()) -> list[SliceDataset]:
-    """The slices of a split, one dataset for each folder and kind that has any.
-
-    Parameters
-    ----------
-    folders
-        Prepared datasets.
-    split
-        ``train``, ``validation`` or ``test``.
-    kinds
-        ``anatomy-contrast``, such as ``brain-t1``; all by default.
-
-    Raises
-    ------
-    InputError
-        If nothing fits.
-    """
-    found = []
-    for folder in folders:
-        whole = SliceDataset(folder)
-        here = sorted({(case["anatomy"], case["contrast"]) for case in whole.cases.values() if case["split"] == split})
-        for anatomy, contrast in here:
-            if not kinds or f"{anatomy}-{contrast}" in kinds:
-                found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast))
-    if not found:
-        told = ", ".join(kinds) or "any kind"
-        raise InputError(f"no {split} slices of {told} in {', '.join(map(str, folders))}")
-    return found
-
-
 class Batches:
-    """Batches of training slices, each kind (dataset) as often as any other, whatever their sizes.
+    """Batches of training slices, each source (dataset) as often as any other, whatever their sizes.
 
     Parameters
     ----------
@@ -100,9 +68,8 @@ class Batches:
         self._device = processes.device
         self._items: Iterator[Slices] | None = None
 
-    def of(self, step: int) -> Iterator[Slices]:
-        """The batches of the step that is due, on the device."""
-        del step  # the loader began at the right one and goes on in order; the word is for the reader of the loop
+    def of_step(self) -> Iterator[Slices]:
+        """The batches of the step that is due, on the device; the next call gives those of the next step."""
         if self._items is None:
             self._items = iter(self._loader)
         for _ in range(self._parts):
@@ -122,14 +89,13 @@ class _Order(Sampler[list[Key]]):
             yield [(place, self._slice(place)) for place in range(start, start + settings.batch)]
 
     def _slice(self, place: int) -> int:
-        """Kinds take turns; within a kind all slices come once, in a new order each time round."""
-        kinds = len(self._counts)
-        turn, kind = divmod(place, kinds)
-        size = self._counts[kind]
+        """Kinds take turns; within a source all slices come once, in a new order each time round."""
+        turn, source = divmod(place, len(self._counts))
+        size = self._counts[source]
         lap, offset = divmod(turn, size)
-        shuffled = torch.Generator().manual_seed(mixed_seed(self._settings.seed, "order", kind, lap))
+        shuffled = torch.Generator().manual_seed(mixed_seed(self._settings.seed, "order", source, lap))
         number = int(torch.randperm(size, generator=shuffled)[offset])
-        return sum(self._counts[:kind]) + number
+        return sum(self._counts[:source]) + number
 
 
 class AugmentedSlices(Dataset[Slices]):
@@ -216,7 +182,7 @@ def _on_rows(item: Slices, rows: slice) -> Slices:
 
 
 def validation_slices(sources: Sequence[SliceDataset], count: int) -> list[Slices]:
-    """About ``count`` whole slices spread over all kinds, always the same, those with lesions first."""
+    """About ``count`` whole slices spread over all examinations, always the same, those with lesions first."""
     share = max(1, count // len(sources))
     return [source[number] for source in sources for number in _spread(source, share)]
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -27,10 +27,12 @@ import yaml
 from torch import Tensor
 
 from pass_recon import __version__
-from pass_recon.config import to_dict
+from pass_recon.common.files import write_json, written_aside
+from pass_recon.common.settings import from_dict, read_table, to_dict
 from pass_recon.types import InputError
-from training.engine.settings import TrainingSettings, read_table
+from training.engine.settings import TrainingSettings
 
+Settings = TypeVar("Settings", bound=TrainingSettings)
 SETTINGS, VERSIONS, LOG = "settings.yaml", "versions.json", "log.jsonl"
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 # What may differ when a run goes on: none of it touches a number that is computed.
@@ -61,12 +63,13 @@ class RunFolder:
         self.path = Path(path)
         self.writes = writes
         self._board: Any = None
-        wanted = {"stage": stage, **json.loads(json.dumps(to_dict(settings)))}
+        wanted = {"stage": stage, **to_dict(settings)}
         if (self.path / SETTINGS).is_file():
             self._check_same(wanted)
         elif self.writes:
             (self.path / "figures").mkdir(parents=True, exist_ok=True)
-            write_aside(self.path / SETTINGS, yaml.safe_dump(wanted, sort_keys=False).encode())
+            with written_aside(self.path / SETTINGS) as aside:
+                aside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
         if self.writes:
             write_json(self.path / VERSIONS, versions())
             self._board = _tensorboard(self.path)
@@ -93,7 +96,8 @@ class RunFolder:
             # Clones, because the format refuses tensors that share memory, and networks may share layers.
             plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
             metadata = {"about": json.dumps(dict(about))}
-            write_aside(self.path / name, safetensors.torch.save(plain, metadata))
+            with written_aside(self.path / name) as aside:
+                safetensors.torch.save_file(plain, aside, metadata)
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What `save` wrote, or None if there is nothing yet."""
@@ -134,6 +138,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
+def settings_of(run: str | Path, settings_class: type[Settings]) -> Settings:
+    """The settings that a run was started with.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run, or one of another stage.
+    """
+    values = read_table(Path(run) / SETTINGS)
+    values.pop("stage", None)
+    return from_dict(settings_class, values)
+
+
 def load_weights(run: str | Path, prefix: str = "") -> dict[str, Tensor]:
     """The averaged weights of a run, those below ``prefix`` with the prefix cut off.
 
@@ -150,19 +167,6 @@ def load_weights(run: str | Path, prefix: str = "") -> dict[str, Tensor]:
     if not found:
         raise InputError(f"{path} holds no weights of {prefix.rstrip('.')!r}")
     return found
-
-
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_bytes(content)
-    aside.replace(path)
-
-
-def write_json(path: Path, found: Any) -> None:
-    """Write figures for people and programs to read, whole or not at all; folders on the way are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, f"{json.dumps(found, indent=1, ensure_ascii=False)}\n".encode())
 
 
 def versions() -> dict[str, Any]:

@@ -1,20 +1,18 @@
-"""Settings of a training run: a dataclass a stage, read from YAML, checked by name and type."""
+"""Settings that every stage of training has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Literal, get_type_hints
 
-import yaml
-
-from pass_recon.config import from_dict
+from pass_recon.common.settings import checked
 from pass_recon.types import InputError
 
-Settings = TypeVar("Settings", bound="TrainingSettings")
+RunPath = Annotated[str, "run"]
+"""Folder of another run; in a recipe, the name of one of its tables. Empty for none."""
 
 
+@checked
 @dataclass(frozen=True)
 class TrainingSettings:
     """What every stage needs.
@@ -63,13 +61,13 @@ class TrainingSettings:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema_decay: float = 0.99
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     workers: int = 0
     epoch: int = 200
     validation_slices: int = 6
     checkpoint_minutes: float = 3.0
-    initial: str = ""
+    initial: RunPath = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "epoch"):
@@ -80,54 +78,9 @@ class TrainingSettings:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"precision is auto, float32 or bfloat16, got {self.precision!r}")
 
 
-def read_settings(
-    kind: type[Settings], path: str | Path | None, changes: Sequence[str] = (), *, section: str = ""
-) -> Settings:
-    """Settings from a YAML file, with changes of the form ``name=value`` on top.
-
-    A file with a table called ``section`` is a recipe of several stages, of which that table counts.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or no table, a name is unknown, or a value is of the wrong type or out of range.
-    """
-    values = {} if path is None else read_table(path)
-    if isinstance(values.get(section), dict):
-        values = values[section]
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals:
-            raise InputError(f"a setting is changed with name=value, got {change!r}")
-        _change(values, name.strip().split("."), yaml.safe_load(text))
-    return from_dict(kind, values)
-
-
-def read_table(path: str | Path) -> dict[str, Any]:
-    """A YAML file whose top level is a table.
-
-    Raises
-    ------
-    InputError
-        If it is missing or is none.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no configuration {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must be a table of names and values, got {type(values).__name__}")
-    return values
-
-
-def _change(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
-    for name in names[:-1]:
-        values = values.setdefault(name, {})
-    values[names[-1]] = value
+def run_settings(settings_class: type[TrainingSettings]) -> list[str]:
+    """The settings that are folders of other runs."""
+    hints = get_type_hints(settings_class, include_extras=True)
+    return [name for name, hint in hints.items() if hint == RunPath]

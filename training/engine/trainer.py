@@ -2,9 +2,11 @@
 
 trainer = Trainer(objective, settings, run, processes)
 for step in trainer.steps():
-    for slices in batches.of(step):
-        trainer.learn(objective(slices))
-    trainer.advance()
+for slices in batches.of_step():
+trainer.learn(slices)
+trainer.advance()
+if trainer.epoch():
+trainer.keep(psnr=...)
 """
 
 from __future__ import annotations

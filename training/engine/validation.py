@@ -14,7 +14,7 @@ from pass_recon.metrics import psnr
 from pass_recon.report.figures import SliceView, write_scan_figure
 from pass_recon.sampling.budget import acs_range
 from pass_recon.sampling.lines import calibration_width
-from training.dataset import Slices
+from training.data.dataset import Slices
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,127 @@
-"""Which slices are evaluated, and which bundles they go with."""
+"""What an evaluation is asked for: its settings, and the slices and bundles that they select."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pass_recon.bundles import bundle_folder, read_card
+from pass_recon.common.settings import checked, to_dict
 from pass_recon.types import InputError
-from training.prepare.case_file import SUFFIX, CaseFile, SliceRecord
-from training.prepare.manifest import read_manifest
+from training.data.case_file import SUFFIX, CaseFile, SliceRecord
+from training.data.manifest import read_manifest
+
+MapSource = Literal["true", "estimated"]
+Split = Literal["train", "validation", "test", "all"]
+
+
+@checked
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Everything that a user can choose.
+
+    Attributes
+    ----------
+    bundles
+        Names or folders.
+    data
+        Prepared datasets, reported one by one.
+    output
+        Folder of the results; is added to.
+    noise
+        Standard deviations of the noise of a complex sample of one coil, as fractions of the volume's peak. Measured
+        cases keep their own noise and are evaluated once.
+    methods
+        Names of `training.evaluate.methods.METHODS`; none for all.
+    split
+        Which patients, or ``all``.
+    patients
+        At most so many of each dataset, anatomy and contrast; 0 for all.
+    slices
+        Of each case.
+    maps
+        The ``true`` coil maps, or those ``estimated`` from the ACS as at a scanner.
+    tuning
+        Dataset on which λ of L1-wavelet is tuned; by default the validation split of ``data``.
+    tuning_slices
+        How many slices, each of another patient where there are enough.
+    published
+        Bundle of the published weights; empty for none.
+    lesion_free
+        The same patients without lesions: cases of the same names.
+    workers, threads
+        Processes, and torch threads of each; 0 for as many as the cores give.
+    scheduler
+        Address of a Dask scheduler whose workers do the work instead.
+    device
+        Where the networks run.
+    iterations
+        Of L1-wavelet.
+    resamples, seed
+        Of the bootstrap.
+    command
+        The command line, for the record.
+    progress
+        Show bars where standard error is a terminal.
+    """
+
+    bundles: tuple[str, ...]
+    data: tuple[Path, ...]
+    output: Path
+    noise: tuple[float, ...] = (0.005, 0.015)
+    methods: tuple[str, ...] = ()
+    split: Split = "test"
+    patients: int = 0
+    slices: int = 3
+    maps: MapSource = "true"
+    tuning: Path | None = None
+    tuning_slices: int = 4
+    published: str = ""
+    lesion_free: Path | None = None
+    workers: int = 0
+    threads: int = 0
+    scheduler: str = ""
+    device: str = "cpu"
+    iterations: int = 100
+    resamples: int = 2000
+    seed: int = 0
+    command: str = ""
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.bundles or not self.data:
+            raise InputError("an evaluation needs at least one bundle and one dataset")
+        if not self.noise or not all(math.isfinite(value) and value >= 0 for value in self.noise):
+            raise InputError(f"noise levels must be 0 or positive, got {list(self.noise)}")
+        if len(set(self.noise)) < len(self.noise):
+            raise InputError(f"a noise level is asked for twice: {list(self.noise)}")
+        for name, least in (("slices", 1), ("patients", 0), ("workers", 0), ("threads", 0), ("tuning_slices", 1),
+                            ("iterations", 1), ("resamples", 1)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def quick(self) -> EvaluationSettings:
+        """The same for a first look: 2 patients, one slice of each case, one noise level, less of what takes long."""
+        return replace(
+            self, noise=self.noise[:1], patients=min(self.patients or 2, 2), slices=1, tuning_slices=1, iterations=30
+        )
+
+    def described(self) -> dict[str, Any]:
+        """What belongs in the results, as JSON takes it."""
+        return {name: value for name, value in to_dict(self).items() if name not in ("command", "progress", "output")}
+
 
 # What of a card decides how its bundle computes; the rest only describes it.
 _COMPUTES = ("configuration", "files", "acceleration", "acs_fraction")
 
 
 @dataclass(frozen=True)
-class Contender:
+class EvaluatedBundle:
     """A bundle to be evaluated, before its weights are read.
 
     Attributes
@@ -37,9 +139,9 @@ class Contender:
     card: Mapping[str, Any]
 
     @property
-    def kind(self) -> tuple[str, str]:
-        """Anatomy and contrast."""
-        return self.card["anatomy"], self.card["contrast"]
+    def examination(self) -> str:
+        """Anatomy and contrast, such as ``brain-t1``."""
+        return f"{self.card['anatomy']}-{self.card['contrast']}"
 
     @property
     def acceleration(self) -> float:
@@ -58,7 +160,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Subject:
+class SliceEntry:
     """One slice to be evaluated.
 
     Attributes
@@ -92,7 +194,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def contenders(names: Sequence[str]) -> list[Contender]:
+def evaluated_bundles(names: Sequence[str]) -> list[EvaluatedBundle]:
     """The bundles of these names or folders.
 
     Raises
@@ -109,7 +211,9 @@ def contenders(names: Sequence[str]) -> list[Contender]:
     titles = [card["name"] for card in cards]
     # Variants of a bundle carry one name: then only what the user typed tells them apart.
     labels = [name if titles.count(title) > 1 else title for name, title in zip(names, titles, strict=True)]
-    return [Contender(label, str(folder), card) for label, folder, card in zip(labels, folders, cards, strict=True)]
+    return [
+        EvaluatedBundle(label, str(folder), card) for label, folder, card in zip(labels, folders, cards, strict=True)
+    ]
 
 
 def dataset_labels(folders: Sequence[Path]) -> dict[Path, str]:
@@ -126,23 +230,23 @@ def dataset_labels(folders: Sequence[Path]) -> dict[Path, str]:
     return labels
 
 
-def subjects_of(
+def slice_entries(
     folder: Path,
     label: str,
-    kind: tuple[str, str],
+    examination: str,
     *,
     split: str = "all",
     patients: int = 0,
     slices: int,
     without: Sequence[str] = (),
-) -> list[Subject]:
-    """The slices of a dataset that are of one anatomy and contrast.
+) -> list[SliceEntry]:
+    """The slices of a dataset that are of one examination.
 
     Parameters
     ----------
     folder, label
         The dataset, and its name in the results.
-    kind
+    examination
         Anatomy and contrast.
     split
         Only these patients.
@@ -161,7 +265,7 @@ def subjects_of(
     cases = [
         case
         for case in read_manifest(folder)["cases"]
-        if (case["anatomy"], case["contrast"]) == kind
+        if f"{case['anatomy']}-{case['contrast']}" == examination
         and split in ("all", case["split"])
         and case["patient_id"] not in without
     ]
@@ -173,7 +277,7 @@ def subjects_of(
             continue
         with CaseFile(folder / (case["name"] + SUFFIX)) as file:
             found += [
-                Subject(
+                SliceEntry(
                     dataset=label,
                     folder=str(folder.resolve()),
                     case=case["name"],

@@ -8,11 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from training.evaluate.jobs import Job
+from training.evaluate.measures import Job, Record
 from training.evaluate.methods import L1
-from training.evaluate.records import Record
-from training.evaluate.selection import Subject, subjects_of
-from training.evaluate.settings import Settings
+from training.evaluate.selection import EvaluationSettings, SliceEntry, slice_entries
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -81,16 +79,16 @@ def tuned(exponents: Mapping[int, float], slices: int) -> Tuned:
     return Tuned(2.0**best, exponents[best], tried, slices, best in (min(exponents), max(exponents)))
 
 
-def tuning_subjects(
-    settings: Settings, kind: tuple[str, str], evaluated: Sequence[str], *, measured: bool
-) -> list[Subject]:
+def tuning_entries(
+    settings: EvaluationSettings, examination: str, evaluated: Sequence[str], *, measured: bool
+) -> list[SliceEntry]:
     """Slices of patients that are not evaluated: from ``--tuning``, or from the validation split of the data.
 
     Parameters
     ----------
     settings
         What was asked for.
-    kind
+    examination
         Anatomy and contrast.
     evaluated
         Patients on which results are reported.
@@ -101,8 +99,8 @@ def tuning_subjects(
     for folder in folders:
         for split in ("validation", "all") if settings.tuning is not None else ("validation",):
             # Two slices a case, of which the second serves only where there are few patients.
-            found = subjects_of(folder, folder.resolve().name, kind, split=split, slices=2, without=evaluated)
-            found = [subject for subject in found if subject.measured == measured]
+            found = slice_entries(folder, folder.resolve().name, examination, split=split, slices=2, without=evaluated)
+            found = [entry for entry in found if entry.measured == measured]
             if found:
                 return _spread(found, settings.tuning_slices)
     return []
@@ -110,7 +108,7 @@ def tuning_subjects(
 
 def tune(
     templates: Mapping[Key, Job],
-    subjects: Mapping[Key, Sequence[Subject]],
+    entries: Mapping[Key, Sequence[SliceEntry]],
     run: Callable[[list[Job]], list[Record]],
 ) -> dict[Key, Tuned]:
     """Tune λ of each bundle and noise level by whole-image PSNR on the lines of its own plan.
@@ -118,8 +116,8 @@ def tune(
     Parameters
     ----------
     templates
-        A job of each, whose subject and λ are replaced.
-    subjects
+        A job of each, whose entry and λ are replaced.
+    entries
         The tuning slices of each.
     run
         Does jobs, possibly many at once; gives their records in the same order.
@@ -128,8 +126,8 @@ def tune(
     def measure(asked: list[tuple[Key, int]]) -> dict[tuple[Key, int], float]:
         jobs, owners = [], []
         for key, exponent in asked:
-            for subject in subjects[key]:
-                changes = {"subject": subject, "regularisation": 2.0**exponent, "methods": (L1,), "twin": None}
+            for entry in entries[key]:
+                changes = {"entry": entry, "regularisation": 2.0**exponent, "methods": (L1,), "lesion_free": None}
                 jobs.append(replace(templates[key], **changes))  # type: ignore[arg-type]
                 owners.append((key, exponent))
         found: dict[tuple[Key, int], list[float]] = {}
@@ -139,17 +137,17 @@ def tune(
         return {owner: float(np.mean(values)) for owner, values in found.items()}
 
     known = best_exponents(list(templates), measure)
-    return {key: tuned(values, len(subjects[key])) for key, values in known.items() if values}
+    return {key: tuned(values, len(entries[key])) for key, values in known.items() if values}
 
 
-def _spread(subjects: list[Subject], count: int) -> list[Subject]:
+def _spread(entries: list[SliceEntry], count: int) -> list[SliceEntry]:
     """First one of each patient, then a second; so many, evenly spread."""
     taken: dict[str, int] = {}
-    rounds: list[tuple[int, int, Subject]] = []
-    for number, subject in enumerate(subjects):
-        rounds.append((taken.get(subject.patient, 0), number, subject))
-        taken[subject.patient] = taken.get(subject.patient, 0) + 1
-    ordered = [subject for *_, subject in sorted(rounds, key=lambda item: item[:2])]
+    rounds: list[tuple[int, int, SliceEntry]] = []
+    for number, entry in enumerate(entries):
+        rounds.append((taken.get(entry.patient, 0), number, entry))
+        taken[entry.patient] = taken.get(entry.patient, 0) + 1
+    ordered = [entry for *_, entry in sorted(rounds, key=lambda item: item[:2])]
     first = ordered[: max(len(taken), count)]
     step = max(len(first) / count, 1.0)
     return [first[int(number * step)] for number in range(min(count, len(first)))]

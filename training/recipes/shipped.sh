@@ -44,7 +44,7 @@ detection --anatomy knee --contrast pd
 # Held out: other patients (another seed), one slice each, and the same patients without their lesions.
 held_out() {
     prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 0.3 "$@" -o "$data/held_out"
-    prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 1.0 "$@" -o "$data/twins"
+    prepare --simulated 100 --slices 1 --coils 12 --seed 77 --split 0 0 1 --healthy 1.0 "$@" -o "$data/lesion_free"
 }
 held_out --contrast t1
 held_out --contrast flair
@@ -56,7 +56,7 @@ detector() {
         -o "$RUNS/$1" "${@:2}"
 }
 detector backbone
-detector netad --set backbone="$RUNS/backbone" calibration="$data/calibration"
+detector netad --set calibration="$data/calibration"
 "$pass_recon" train all --config training/recipes/shipped.yaml --data "$data/real" "$data/simulated" -o "$RUNS" \
     --set netad.calibration="$data/calibration"
 
@@ -64,10 +64,11 @@ detector netad --set backbone="$RUNS/backbone" calibration="$data/calibration"
 bundles="$RUNS/bundles"
 "$pass_recon" evaluate "$bundles"/brain-*x --data "$data/patient12" --slices 4 --tuning "$data/real" --tuning-slices 2 \
     -o "$RUNS/results/patient12"
-"$pass_recon" evaluate "$bundles"/*-?x --data "$data/held_out" --twins "$data/twins" --slices 1 \
+"$pass_recon" evaluate "$bundles"/*-?x --data "$data/held_out" --lesion-free "$data/lesion_free" --slices 1 \
     --methods population no-map pass -o "$RUNS/results/held_out"
 "$pass_recon" train detection "$bundles"/*-4x --data "$data/detection" --training "$data/images" \
     -o "$RUNS/results/detection.json"
-"$pass_recon" train transfer --config training/recipes/shipped.yaml --data "$data/mni" --set backbone="$RUNS/backbone" \
+"$pass_recon" train transfer --config training/recipes/shipped.yaml --data "$data/mni" --runs "$RUNS" \
     -o "$RUNS/results/transfer.json"
-"$pass_recon" train bundles --runs "$RUNS" -o "$bundles" --results "$RUNS"/results/*/results.json
+"$pass_recon" train bundles --runs "$RUNS" -o "$bundles" \
+    --recipe training/recipes/shipped.yaml --results "$RUNS"/results/*/results.json

@@ -1,4 +1,4 @@
-"""Simulated patients, their twins without lesions, and a bundle of random weights, made once."""
+"""Simulated patients, the same without lesions, and a bundle of random weights, made once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pytest
 from pass_recon.anomaly import NetAD
 from pass_recon.bundles import save_bundle
 from tests.networks import TINY_BACKBONE, tiny_bundle
-from training.dataset import SliceDataset, Slices
-from training.evaluate.selection import Contender, contenders
-from training.evaluate.settings import Settings
-from training.prepare.manifest import SplitSettings, write_manifest
-from training.prepare.run import run_jobs
-from training.prepare.simulated import PatientJob, PatientSettings
+from training.data.dataset import SliceDataset, Slices
+from training.data.jobs import run_jobs
+from training.data.manifest import SplitSettings, write_manifest
+from training.data.simulated import PatientJob, PatientSettings
+from training.evaluate.selection import EvaluatedBundle, EvaluationSettings, evaluated_bundles
 
 PATIENTS = PatientSettings(shape=(64, 72), coils=4, slices=3, lesions=3, healthy=0.3, seed=5)
 
@@ -25,13 +24,13 @@ class Ground:
     """Where everything lies."""
 
     data: Path
-    twins: Path
+    lesion_free: Path
     bundle: Path
     without_detector: Path
 
-    def settings(self, output: Path, **changes: object) -> Settings:
+    def settings(self, output: Path, **changes: object) -> EvaluationSettings:
         """An evaluation that takes little time."""
-        usual = Settings(
+        usual = EvaluationSettings(
             bundles=(str(self.bundle),),
             data=(self.data,),
             output=output,
@@ -50,19 +49,19 @@ class Ground:
 @pytest.fixture(scope="package")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     folder = tmp_path_factory.mktemp("evaluate")
-    for name, lesions in (("data", 3), ("twins", 0)):
+    for name, lesions in (("data", 3), ("lesion_free", 0)):
         settings = replace(PATIENTS, lesions=lesions)
         run_jobs([PatientJob(number, settings) for number in range(6)], folder / name, workers=1, progress=False)
         write_manifest(folder / name, SplitSettings((0.0, 0.3, 0.7), seed=1))
     bundle = tiny_bundle(NetAD.build(TINY_BACKBONE, anatomy="brain"))
     save_bundle(bundle, folder / "tiny")
     save_bundle(replace(bundle, netad=None), folder / "blind")
-    return Ground(folder / "data", folder / "twins", folder / "tiny", folder / "blind")
+    return Ground(folder / "data", folder / "lesion_free", folder / "tiny", folder / "blind")
 
 
 @pytest.fixture(scope="package")
-def contender(ground: Ground) -> Contender:
-    return contenders([str(ground.bundle)])[0]
+def bundle(ground: Ground) -> EvaluatedBundle:
+    return evaluated_bundles([str(ground.bundle)])[0]
 
 
 @pytest.fixture(scope="package")

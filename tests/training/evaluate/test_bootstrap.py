@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.evaluate.bootstrap import bootstrap, cluster_weights
+from training.evaluate.statistics import bootstrap, cluster_weights
 
 
 def test_one_slice_a_patient_gives_the_normal_interval():

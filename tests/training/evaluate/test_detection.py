@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from training.evaluate.detection import (
+from training.evaluate.measures import pixel_histograms, unpacked
+from training.evaluate.statistics import (
     average_precision,
     binning_error,
     calibration_error_by_chance,
     detection_summary,
-    pixel_histograms,
     roc_auc,
-    unpacked,
 )
 
 
@@ -31,7 +30,7 @@ def brute_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(total)
 
 
-def record(patient: str, label: int, score: float, where: str = "final") -> dict:
+def record(patient: str, label: int, score: float, where: str = "reconstruction") -> dict:
     pixels = pixel_histograms(torch.full((4, 4), score), torch.eye(4, dtype=torch.bool) & (label == 1))
     return {"patient": patient, "label": label, "detection": {where: {"score": score, "pixels": pixels}}}
 
@@ -39,7 +38,7 @@ def record(patient: str, label: int, score: float, where: str = "final") -> dict
 def test_areas_are_those_of_all_pairs_with_ties():
     generator = np.random.default_rng(1)
     scores, labels = generator.integers(0, 12, 90), generator.integers(0, 2, 90)
-    counts = [np.bincount(scores[labels == kind], minlength=12) for kind in (1, 0)]
+    counts = [np.bincount(scores[labels == examination], minlength=12) for examination in (1, 0)]
     assert roc_auc(*counts) == pytest.approx(brute_auc(scores[labels == 1], scores[labels == 0]))
     assert average_precision(*counts) == pytest.approx(brute_precision(scores, labels))
     # Several at once are what each is alone.
@@ -69,18 +68,18 @@ def test_certain_and_impossible_pixels_are_counted():
 
 def test_unlabelled_slices_are_left_out():
     known = [record("a", 1, 0.9), record("a", 0, 0.4), record("b", 1, 0.3), record("b", 0, 0.1)]
-    found = detection_summary([*known, record("c", -1, 0.99)], "final", resamples=200, seed=0)
+    found = detection_summary([*known, record("c", -1, 0.99)], "reconstruction", resamples=200, seed=0)
     assert (found["slices"], found["abnormal"], found["patients"]) == (4, 2, 2)
     assert found["image_auc"].mean == pytest.approx(0.75)
     assert found["image_auc"].low <= 0.75 <= found["image_auc"].high == 1
     assert found["image_average_precision"].mean == pytest.approx((1 + 2 / 3) / 2)
     assert found["calibration_error"] == pytest.approx((0.1 + 0.7 + 0.4 + 0.1) / 4)
     assert found["lesion_pixels"] == 8
-    assert detection_summary(known, "glimpse", resamples=10, seed=0) is None
+    assert detection_summary(known, "acs_image", resamples=10, seed=0) is None
 
 
 def test_without_a_class_there_is_no_area():
-    found = detection_summary([record("a", 0, 0.3), record("b", 0, 0.2)], "final", resamples=10, seed=0)
+    found = detection_summary([record("a", 0, 0.3), record("b", 0, 0.2)], "reconstruction", resamples=10, seed=0)
     assert found["image_auc"] is None
     assert found["pixel_auc"] is None
 

@@ -10,9 +10,9 @@ import torch
 from pass_recon.bundles import load_bundle
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
-from training.evaluate.detectors import BASELINE, evaluate_detectors, lesion_frequency
-from training.images import open_images, stacked
-from training.netad_validation import VIEWS, look, pixel_auc
+from training.data.images import open_images, stacked
+from training.evaluate.detectors import BASELINE, VIEWS, evaluate_detectors, lesion_frequency, look
+from training.evaluate.statistics import score_auc
 
 
 def test_figures_are_those_of_the_detector(ground, data, tmp_path, capsys):
@@ -26,7 +26,7 @@ def test_figures_are_those_of_the_detector(ground, data, tmp_path, capsys):
     (source,) = open_images([ground.data], "test", [], 320)
     batch = stacked([source[number] for number in range(len(source))])
     seen = look(load_bundle(str(ground.bundle)).netad, batch, "clean")
-    assert views["clean"]["image_auc"]["mean"] == pytest.approx(pixel_auc(seen.score, batch.label == 1))
+    assert views["clean"]["image_auc"]["mean"] == pytest.approx(score_auc(seen.score, batch.label == 1))
     assert views["clean"]["slices"] == len(source)
 
 

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from training.evaluate.plans import plan_summary
-from training.evaluate.summary import as_plain, difference, grouped, value
-from training.evaluate.tables import markdown
+from training.evaluate.report import markdown
+from training.evaluate.statistics import as_plain, difference, grouped, plan_summary, value
 
 
 def record(patient: str, index: int, ours: float, theirs: float, inside: list[float] | None = None, **more) -> dict:
@@ -62,7 +61,7 @@ def test_groups_never_mix_noise_levels_or_datasets():
 
 def test_plans_differ_by_the_lines_that_the_other_lacks():
     records = [
-        planned("a", 0, [0, 1], population=[0, 1], twin=[0, 9]),
+        planned("a", 0, [0, 1], population=[0, 1], lesion_free=[0, 9]),
         planned("a", 1, [0, 9], population=[0, 1]),  # no pair with the slice above: the same patient
         planned("b", 0, [8, 9], population=[0, 1]),
         planned("c", 0, [0, 1], size=12, population=[0, 1]),  # of another size, so with no one to compare to
@@ -71,7 +70,7 @@ def test_plans_differ_by_the_lines_that_the_other_lacks():
     assert found["high_frequency_lines"] == 2
     assert found["between_patients"] == pytest.approx((2 + 1) / 2)
     assert found["from_population"].mean == pytest.approx((0 + 1 + 2 + 0) / 4)
-    assert (found["from_twin"].mean, found["from_twin"].n) == (1.0, 1)
+    assert (found["from_lesion_free"].mean, found["from_lesion_free"].n) == (1.0, 1)
 
 
 def test_nothing_that_json_does_not_know_is_written():

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from pass_recon.types import InputError
-from training.evaluate.jobs import Job, measure
+from training.evaluate.measures import Job, measure
 from training.evaluate.methods import L1
-from training.evaluate.selection import subjects_of
-from training.evaluate.tuning import best_exponents, tune, tuned, tuning_subjects
+from training.evaluate.selection import slice_entries
+from training.evaluate.tuning import best_exponents, tune, tuned, tuning_entries
 
 
 def search(best: float, calls: list[int] | None = None) -> dict[int, float]:
@@ -40,11 +40,11 @@ def test_what_cannot_be_measured_ends_the_search():
     assert best_exponents(["one"], lambda asked: {}) == {"one": {}}
 
 
-def test_the_tuned_weight_beats_half_and_twice_of_it(ground, contender):
-    subject = subjects_of(ground.data, "data", contender.kind, slices=1)[0]
-    template = Job(contender, subject, 0.01, (L1,), iterations=15)
+def test_the_tuned_weight_beats_half_and_twice_of_it(ground, bundle):
+    entry = slice_entries(ground.data, "data", bundle.examination, slices=1)[0]
+    template = Job(bundle, entry, 0.01, (L1,), iterations=15)
     key = ("tiny", 0.01)
-    found = tune({key: template}, {key: [subject]}, lambda jobs: [measure(job) for job in jobs])[key]
+    found = tune({key: template}, {key: [entry]}, lambda jobs: [measure(job) for job in jobs])[key]
     assert not found.at_limit
     around = [
         measure(replace(template, regularisation=factor * found.weight))["methods"][L1]["psnr"]
@@ -53,24 +53,24 @@ def test_the_tuned_weight_beats_half_and_twice_of_it(ground, contender):
     assert max(around) == around[1] == found.psnr == max(found.tried.values())
 
 
-def test_patients_that_are_evaluated_are_not_tuned_on(ground, tmp_path, contender):
+def test_patients_that_are_evaluated_are_not_tuned_on(ground, tmp_path, bundle):
     settings = ground.settings(tmp_path, tuning_slices=3)
     evaluated = {
-        subject.patient for subject in subjects_of(ground.data, "data", contender.kind, split="test", slices=1)
+        entry.patient for entry in slice_entries(ground.data, "data", bundle.examination, split="test", slices=1)
     }
-    found = tuning_subjects(settings, contender.kind, sorted(evaluated), measured=False)
+    found = tuning_entries(settings, bundle.examination, sorted(evaluated), measured=False)
     assert found
-    assert not evaluated & {subject.patient for subject in found}
+    assert not evaluated & {entry.patient for entry in found}
     # Given by name, also without a validation split, but still without those that are evaluated.
-    everyone = {subject.patient for subject in subjects_of(ground.data, "data", contender.kind, slices=1)}
+    everyone = {entry.patient for entry in slice_entries(ground.data, "data", bundle.examination, slices=1)}
     chosen = replace(settings, tuning=ground.data)
-    assert tuning_subjects(chosen, contender.kind, sorted(everyone), measured=False) == []
-    assert tuning_subjects(chosen, contender.kind, [], measured=True) == []
+    assert tuning_entries(chosen, bundle.examination, sorted(everyone), measured=False) == []
+    assert tuning_entries(chosen, bundle.examination, [], measured=True) == []
 
 
-def test_without_its_weight_l1_is_refused(ground, contender):
-    subject = subjects_of(ground.data, "data", contender.kind, slices=1)[0]
-    assert "λ" in measure(Job(contender, subject, 0.01, (L1,)))["failed"]
+def test_without_its_weight_l1_is_refused(ground, bundle):
+    entry = slice_entries(ground.data, "data", bundle.examination, slices=1)[0]
+    assert "λ" in measure(Job(bundle, entry, 0.01, (L1,)))["failed"]
 
 
 def test_settings_name_what_is_wrong(ground, tmp_path):

@@ -1,0 +1,340 @@
+"""A client with the stock client's habits, and a simulated scanner that closes the loop.
+
+Plain: the whole file is sent, as the stock client would. Closed loop: for each slice the ACS lines are sent, the plan
+is awaited, and the lines of the plan are sent and no others; while one slice waits for its plan, or is being
+reconstructed, the ACS of the next goes out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ismrmrd
+
+from gadgets import protocol
+from gadgets.converters.image_file import ImageFile, default_group
+from gadgets.mrd import SliceKey, sentences
+from gadgets.mrd.scan_file import ScanFile
+from gadgets.scanner.receiver import Arrival, PlannedLines, Receiver
+from gadgets.scanner.scan_order import ScanOrder, SliceLines, mark, scan_order
+from pass_recon.sampling.budget import line_budget
+from pass_recon.types import InputError
+
+FIRST_PLAN_TIMEOUT = 60.0  # a server that has only just been asked still starts its gadgets
+PLAN_TIMEOUT = 5.0
+SILENCE_TIMEOUT = 300.0  # one large slice on a slow machine may take minutes
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How to scan.
+
+    Attributes
+    ----------
+    address, port
+        The server.
+    config
+        Name of a configuration on the server.
+    config_script
+        A configuration to send instead.
+    group
+        HDF5 group of the output; the local time by default, as the stock client does.
+    closed_loop
+        Send the ACS, wait for the plan, send its lines.
+    acceleration
+        R of a closed loop.
+    plan_timeout
+        Seconds to wait for a plan before lines of variable density are taken; by default `PLAN_TIMEOUT`, and
+        `FIRST_PLAN_TIMEOUT` for the first plan.
+    repetition_time
+        Seconds between lines; 0 sends as fast as the server takes them.
+    timeout
+        Seconds without a sign of life after which the server is given up: while it takes no more lines, or when all
+        have been sent and nothing comes.
+    """
+
+    address: str = "localhost"
+    port: int = 9002
+    config: str = "default.xml"
+    config_script: bytes | None = None
+    group: str = field(default_factory=default_group)
+    closed_loop: bool = False
+    acceleration: float = 4.0
+    plan_timeout: float | None = None
+    repetition_time: float = 0.0
+    timeout: float = SILENCE_TIMEOUT
+
+
+@dataclass
+class SliceReport:
+    """What happened to one slice of a closed-loop scan; times in seconds since the scan began.
+
+    Attributes
+    ----------
+    key
+        Which slice.
+    plan
+        The plan that was followed.
+    acs
+        Its ACS lines.
+    lines
+        The lines that were sent, in order, ACS included.
+    asked
+        When the last ACS line was sent.
+    answered
+        When the plan arrived; None if none came in time.
+    first_planned, last_planned
+        When the first line after the ACS was about to be sent, and when the last one had been sent.
+    missing
+        Planned lines that the file does not hold.
+    """
+
+    key: SliceKey
+    acs: range
+    plan: PlannedLines | None = None
+    lines: list[int] = field(default_factory=list)
+    asked: float = 0.0
+    answered: float | None = None
+    first_planned: float = 0.0
+    last_planned: float = 0.0
+    missing: int = 0
+
+    @property
+    def seconds_to_plan(self) -> float:
+        """From the last ACS line sent to the plan received, as the scanner saw it; NaN without a plan."""
+        return math.nan if self.answered is None else self.answered - self.asked
+
+
+@dataclass
+class ScanReport:
+    """What a scan did.
+
+    Attributes
+    ----------
+    sent
+        Acquisitions sent, noise scans included.
+    images
+        Images received and stored, plans included.
+    errors
+        What the server reported, and how the connection ended if it did not end well.
+    warnings
+        What is odd but does not stop the scan.
+    slices
+        One record a slice, in closed loop.
+    arrivals
+        What came when.
+    seconds
+        From the connection to the end of the answer.
+    """
+
+    sent: int = 0
+    images: int = 0
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    slices: list[SliceReport] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def run_scan(
+    source: ScanFile, outfile: str | Path, settings: ScanSettings, *, progress: Progress | None = None
+) -> ScanReport:
+    """Send a scan to a server and store the images that come back.
+
+    Parameters
+    ----------
+    source
+        The scan.
+    outfile
+        HDF5 file for the images; not touched if none comes.
+    settings
+        Where to, and how.
+    progress
+        Called with the number of lines sent and their total.
+
+    Returns
+    -------
+    ScanReport
+        What happened; ``errors`` is empty if all went well.
+
+    Raises
+    ------
+    InputError
+        If the file is not fit for the scan, or the output cannot be written to.
+    ConnectionError
+        If there is no server.
+    """
+    order = scan_order(source, settings.acceleration) if settings.closed_loop else None
+    budget = line_budget(order.pe, settings.acceleration) if order else 0
+    output = ImageFile(outfile, settings.group)
+    try:
+        channel = _connect(settings)
+    except BaseException:
+        output.discard()
+        raise
+    channel.give_up_after(sending=settings.timeout)
+    receiver, report, lost = Receiver(channel, output), ScanReport(), ""
+    try:
+        channel.send(_configuration(settings))
+        channel.send(protocol.header(source.header_xml))
+        sender = _Sender(channel, receiver, settings, report, progress)
+        if order is None:
+            sender.everything(source)
+        else:
+            sender.closed_loop(source, order, budget)
+        channel.send(protocol.close())
+        if not receiver.wait_while_it_speaks(settings.timeout):
+            lost = f"is given up: {settings.timeout:g} s without a word, while its images or its CLOSE were awaited"
+    except protocol.PeerStalled:
+        lost = f"is given up: it took no line for {settings.timeout:g} s"
+    except protocol.PeerLost as error:
+        # What the server said before it went is in the socket still, and says why.
+        receiver.wait(timeout=2.0)
+        if not receiver.errors:
+            lost = f"went away: {receiver.lost or error}"
+    finally:
+        if receiver.lost and not lost:
+            lost = f"went away: {receiver.lost}"
+        channel.close()
+        receiver.wait()
+        report.seconds = receiver.elapsed()
+        output.keep()
+        report.images, report.arrivals = output.images, receiver.arrivals
+        report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
+        report.warnings += sentences(remark for remark in receiver.remarks if not _is_told(remark.text, report))
+    if lost:
+        report.errors.append(f"with {report.sent} acquisitions sent, the server {lost}")
+    return report
+
+
+def _is_told(remark: str, report: ScanReport) -> bool:
+    """Whether an error or the record of a slice says it already."""
+    told = [*report.errors, *(record.plan.fallback for record in report.slices if record.plan is not None)]
+    return any(remark in text for text in told)
+
+
+def _connect(settings: ScanSettings) -> protocol.Channel:
+    try:
+        return protocol.Channel.connect(settings.address, settings.port)
+    except OSError as error:
+        where = f"{settings.address}:{settings.port}"
+        raise ConnectionError(f"no server answers at {where} ({error.strerror or error})") from error
+
+
+def _configuration(settings: ScanSettings) -> bytes:
+    if settings.config_script is not None:
+        return protocol.config_script(settings.config_script)
+    return protocol.config_file(settings.config)
+
+
+def _same_but_for_repetition(one: SliceKey, other: SliceKey) -> bool:
+    # The first line of the next repetition of a slice says that the one before is over.
+    return one == other._replace(repetition=one.repetition)
+
+
+def variable_density_plan(order: ScanOrder, acceleration: float) -> PlannedLines:
+    """The plan that a scanner falls back on by itself: the ACS and lines that thin out towards high frequencies."""
+    from pass_recon.sampling.lines import acquisition_order, acs_mask, reachable_lines, variable_density_lines
+
+    acs = acs_mask(order.pe, len(order.acs))
+    lines = variable_density_lines(order.pe, acceleration, acs, reachable_lines(order.pe, *order.reachable))
+    return PlannedLines(acquisition_order(lines, acs), order.pe, "variable density", "no plan came in time")
+
+
+class _Sender:
+    """Sends acquisitions at the pace of the sequence."""
+
+    def __init__(
+        self,
+        channel: protocol.Channel,
+        receiver: Receiver,
+        settings: ScanSettings,
+        report: ScanReport,
+        progress: Progress | None,
+    ) -> None:
+        self._channel, self._receiver, self._settings, self._report = channel, receiver, settings, report
+        self._progress = progress or (lambda done, total: None)
+        self._due = time.perf_counter()
+        self._total = 0
+
+    def everything(self, source: ScanFile) -> None:
+        self._total = len(source)
+        for message in source.messages():
+            if isinstance(message, ismrmrd.Acquisition):
+                self._line(message)
+            else:
+                self._channel.send(protocol.encode(message))
+
+    def closed_loop(self, source: ScanFile, order: ScanOrder, budget: int) -> None:
+        """The ACS of the next slice goes out before the plan of this one is awaited: waiting costs no scan time."""
+        self._total = len(order.preparation) + budget * len(order.slices)
+        for waveform in source.waveforms():
+            self._channel.send(protocol.encode(waveform))
+        for number in order.preparation:
+            self._line(source.acquisition(number))
+        begun: tuple[SliceLines, SliceReport] | None = None
+        for current, following in zip(order.slices, [*order.slices[1:], None], strict=True):
+            lines, record = begun or self._begin(source, order, current)
+            ahead = following is not None and not _same_but_for_repetition(current.key, following.key)
+            begun = self._begin(source, order, following) if following and ahead else None
+            self._finish(source, order, lines, record, end=following is None)
+
+    def _begin(self, source: ScanFile, order: ScanOrder, lines: SliceLines) -> tuple[SliceLines, SliceReport]:
+        record = SliceReport(lines.key, order.acs)
+        self._report.slices.append(record)
+        for i, number in enumerate(lines.acquisitions(order.acs)):
+            acquisition = source.acquisition(number)
+            mark(acquisition, acs=True, first=i == 0, last=False, end=False)
+            record.asked = self._line(acquisition)
+        record.lines.extend(order.acs)
+        return lines, record
+
+    def _finish(self, source: ScanFile, order: ScanOrder, lines: SliceLines, record: SliceReport, *, end: bool) -> None:
+        record.plan = plan = self._plan(order, record)
+        wanted = [line for line in plan.order if line not in order.acs]
+        numbers = lines.acquisitions(wanted)
+        record.missing = sum(line not in lines.numbers for line in wanted)
+        record.first_planned = self._receiver.elapsed()
+        for number in numbers:
+            acquisition = source.acquisition(number)
+            last = number == numbers[-1]
+            mark(acquisition, acs=False, first=False, last=last, end=last and end)
+            self._line(acquisition)
+        record.lines.extend(line for line in wanted if line in lines.numbers)
+        record.last_planned = self._receiver.elapsed()
+
+    def _plan(self, order: ScanOrder, record: SliceReport) -> PlannedLines:
+        patience = FIRST_PLAN_TIMEOUT if record is self._report.slices[0] else PLAN_TIMEOUT
+        if self._settings.plan_timeout is not None:
+            patience = self._settings.plan_timeout
+        received = self._receiver.wait_for_plan(record.key[1:], patience)
+        if received is None:
+            return variable_density_plan(order, self._settings.acceleration)
+        plan, record.answered = received
+        if plan.pe != order.pe:
+            raise InputError(f"the server's plan is for {plan.pe} lines, the scan has {order.pe}")
+        if len(plan.order) != (budget := line_budget(order.pe, self._settings.acceleration)):
+            self._report.warnings.append(
+                f"the plan of {record.key} has {len(plan.order)} lines, not {budget}: "
+                "has the server another acceleration than the scanner?"
+            )
+        return plan
+
+    def _line(self, acquisition: ismrmrd.Acquisition) -> float:
+        """Send when it is due; returns when that was."""
+        if self._receiver.ended:
+            raise protocol.PeerLost("it ended the conversation")
+        frame = protocol.encode(acquisition)
+        start = max(self._due, time.perf_counter())
+        time.sleep(max(0.0, start - time.perf_counter()))
+        self._due = start + self._settings.repetition_time
+        sent = self._receiver.elapsed()
+        self._channel.send(frame)
+        self._report.sent += 1
+        self._progress(self._report.sent, self._total)
+        return sent

@@ -1,0 +1,1 @@
+"""The embedded server, which runs the same configurations as a Gadgetron."""

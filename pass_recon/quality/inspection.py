@@ -1,0 +1,190 @@
+"""What is wrong with the finite data of one slice, and what of it can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pass_recon.quality.coils import check_coils
+from pass_recon.quality.lines import CentralLines, lines_finding, loud_lines, zero_lines
+from pass_recon.quality.spikes import find_spikes
+from pass_recon.quality.superposition import check_superposition
+from pass_recon.quality.training import TrainedFor, check_lines, check_matrix
+from pass_recon.types import QualityFinding
+
+# What a line may lose to spikes before it is the line that is wrong.
+_SPIKES_IN_A_LINE = 0.05
+_LEAST_LINES = 4
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Findings of one slice, and the data without what is wrong.
+
+    Attributes
+    ----------
+    findings
+        What was seen; empty for ordinary data.
+    coils
+        ``(coils,)`` bool: those to use.
+    lines
+        ``(pe,)`` bool: those to use.
+    calibration_lines
+        ``(pe,)`` bool: ``lines``, and those around the centre that their neighbours predict, good enough to estimate
+        coil maps from and not to reconstruct from.
+    kspace
+        ``(coils, ro, pe)`` with spikes and the lines just named replaced by what their neighbours predict, and zero
+        where other lines are left out; the very tensor that was given where nothing was replaced.
+    """
+
+    findings: tuple[QualityFinding, ...]
+    coils: Tensor
+    lines: Tensor
+    calibration_lines: Tensor
+    kspace: Tensor
+
+    @property
+    def empty(self) -> bool:
+        """Whether the scan holds no signal at all."""
+        return any(finding.word == "empty" for finding in self.findings)
+
+    def changes(self, kspace: Tensor, line_mask: Tensor) -> bool:
+        """Whether anything of what was given is left out or replaced."""
+        return self.kspace is not kspace or not bool(self.coils.all()) or not torch.equal(self.lines, line_mask)
+
+
+@torch.no_grad()
+def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = None, multiband: int = 1) -> Inspection:
+    """Look for what is wrong with one slice.
+
+    It takes tens of milliseconds for 16 coils and 320 × 320, and no coil maps. What only a reconstruction can tell,
+    `check_lines` tells.
+
+    Parameters
+    ----------
+    kspace
+        ``(coils, ro, pe)`` complex, in any unit, whitened or not.
+    line_mask
+        ``(pe,)`` bool: the acquired lines; what the others hold is ignored.
+    trained
+        What the networks have seen that are to reconstruct it; None if there are none.
+    multiband
+        Number of slices excited together, where the scan tells.
+
+    Returns
+    -------
+    Inspection
+        On the device of the data.
+    """
+    mask = line_mask.to(kspace.device)
+    indices = mask.nonzero().flatten()
+    shape = (kspace.shape[1], kspace.shape[2])
+    findings = [] if trained is None else check_matrix(shape, trained) + check_lines(mask, trained)
+    everything = torch.ones(kspace.shape[0], dtype=torch.bool, device=kspace.device)
+    if not len(indices):
+        findings.append(QualityFinding("empty", "no line was acquired"))
+        return Inspection(tuple(findings), everything, mask, mask, kspace)
+    samples = kspace[..., indices]
+    coils, about_coils = check_coils(samples)
+    if any(finding.word == "empty" for finding in about_coils):
+        return Inspection((*findings, *about_coils), coils, mask, mask, kspace)
+    findings += about_coils
+    coils, bad, about_lines = _zeros(samples, indices, coils, mask)
+    findings += about_lines
+    kspace, bad, about_spikes = _spikes(kspace, samples, indices, coils, bad)
+    findings += about_spikes
+    lines, calibration, kspace, about_lines = _inconsistent(kspace, mask, coils, bad)
+    findings += about_lines
+    if multiband > 1:
+        findings.append(QualityFinding("multiband", f"{multiband} slices were excited together"))
+    else:
+        findings += check_superposition(kspace[coils], calibration)
+    return Inspection(tuple(findings), coils, lines, calibration, kspace)
+
+
+def _zeros(
+    samples: Tensor, indices: Tensor, coils: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, list[QualityFinding]]:
+    """Coils to use, lines ``(pe,)`` that hold zeros, and what to say of both."""
+    zeros = zero_lines(samples)
+    silent = coils & (zeros.float().mean(1) > 0.5)
+    findings = []
+    if bool(silent.any()) and not torch.equal(silent, coils):
+        named = ", ".join(map(str, silent.nonzero().flatten().tolist()))
+        findings.append(QualityFinding("dead_coil", f"coil {named} holds zeros on most lines, left out"))
+        coils = coils & ~silent
+    bad = torch.zeros_like(mask)
+    bad[indices[zeros[coils].any(0)]] = True
+    if int(mask.sum() - bad.sum()) < _LEAST_LINES:
+        bad[:] = False
+    if bool(bad.any()):
+        findings.append(lines_finding("zero_lines", bad.nonzero().flatten().tolist(), "with samples of zero, left out"))
+    return coils, bad, findings
+
+
+def _spikes(
+    kspace: Tensor, samples: Tensor, indices: Tensor, coils: Tensor, bad: Tensor
+) -> tuple[Tensor, Tensor, list[QualityFinding]]:
+    """K-space without spikes, the lines ``(pe,)`` that are bad, and what to say."""
+    sound = ~bad[indices]
+    pe = kspace.shape[-1]
+    used = coils.nonzero().flatten()
+    spikes, clean = find_spikes(samples[coils][..., sound], indices[sound], pe // 2)
+    if not bool(spikes.any()):
+        return kspace, bad, []
+    many = spikes.any(0).float().mean(0) > _SPIKES_IN_A_LINE
+    findings = []
+    if bool(many.any()):
+        bad = bad.clone()
+        bad[indices[sound][many]] = True
+        numbers = indices[sound][many].tolist()
+        findings.append(lines_finding("inconsistent_lines", numbers, "full of spikes, left out"))
+    kspace = kspace.clone()
+    kspace[used[:, None], :, indices[sound][None]] = clean.movedim(-1, 1)
+    single = spikes & ~many
+    if bool(single.any()):
+        findings.append(_spikes_finding(single, clean, samples[coils][..., sound], indices[sound], used))
+    return kspace, bad, findings
+
+
+def _spikes_finding(spikes: Tensor, clean: Tensor, samples: Tensor, lines: Tensor, coils: Tensor) -> QualityFinding:
+    places = spikes.nonzero()
+    told = [
+        f"coil {int(coils[coil])} line {int(lines[line])} sample {readout} (magnitude "
+        f"{float(samples[coil, readout, line].abs()):.3g} where {float(clean[coil, readout, line].abs()):.3g} fits)"
+        for coil, readout, line in places[:4].tolist()
+    ]
+    more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+    return QualityFinding("spike", f"spike{'s' if len(places) > 1 else ''} at {', '.join(told)}{more}, removed")
+
+
+def _inconsistent(
+    kspace: Tensor, mask: Tensor, coils: Tensor, bad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, list[QualityFinding]]:
+    """Lines to use, lines to calibrate from, k-space with what was filled, and what to say."""
+    bad = bad.clone()
+    findings = []
+    indices = (mask & ~bad).nonzero().flatten()
+    loud = indices[loud_lines(kspace[coils][..., indices])].tolist()
+    central = CentralLines(kspace[coils], mask)
+    bad[loud] = True
+    found, explained = central.bad(bad)
+    wrong = loud + found
+    if not explained:
+        # Motion, or two objects: no few lines are to blame, and none is left out.
+        what = "and others around the centre do not fit each other, as after motion; all are used"
+        bad[loud] = False
+        findings.append(lines_finding("inconsistent_lines", wrong, what))
+    elif wrong:
+        bad[wrong] = True
+        findings.append(lines_finding("inconsistent_lines", wrong, "not fitting their neighbours, left out"))
+    lines = mask & ~bad
+    if not bool(bad.any()):
+        return lines, lines, kspace, findings
+    part, able = central.filled(bad)
+    kspace = kspace.clone()
+    kspace[coils] = part
+    kspace[..., bad & ~able] = 0
+    return lines, lines | able, kspace, findings

@@ -1,0 +1,224 @@
+"""The mechanics of training: settings, run folders, batches, steps that can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from pass_recon.types import InputError
+from training.engine.batches import _Order, chosen_rows
+from training.engine.processes import Processes, joined_processes
+from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights, opened_run, read_tensors
+from training.engine.settings import TrainingSettings
+from training.engine.trainer import Interrupted, Trainer, out_of_memory_explained
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+class Line(nn.Module):
+    """Fits a straight line to noisy points that follow from the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(1, 1))
+        self.offset = nn.Parameter(torch.zeros(1))
+        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        error = (x @ self.slope + self.offset - y).square().mean()
+        return {"loss": error, "error": error.sqrt()}
+
+
+def points(step: int, part: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(8, 1, generator=torch.Generator().manual_seed(100 * step + part))
+    return x, 3 * x - 1
+
+
+def train(folder, settings, *, until=None, interrupt=None):
+    """Train the line; returns its trainer. ``until`` breaks off without saving, ``interrupt`` sends Ctrl-C."""
+    with opened_run(folder, settings, "line") as run:
+        trainer = Trainer(Line(), settings, run, ALONE)
+        for step in trainer.steps():
+            for part in range(settings.accumulate):
+                trainer.learn(*points(step, part))
+            trainer.advance()
+            if interrupt == trainer.step:
+                os.kill(os.getpid(), signal.SIGINT)
+            if until == trainer.step:
+                break
+            if trainer.epoch():
+                trainer.keep(error=1.0)
+    return trainer
+
+
+SETTINGS = TrainingSettings(steps=60, learning_rate=0.3, warmup=3, ema_decay=0.5, epoch=20)
+
+
+def test_it_learns_and_keeps_averaged_weights(tmp_path):
+    trainer = train(tmp_path / "run", SETTINGS)
+    weights = load_weights(tmp_path / "run")
+    assert float(weights["slope"]) == pytest.approx(3, abs=0.05)
+    assert float(weights["offset"]) == pytest.approx(-1, abs=0.05)
+    assert float(weights["frozen"]) == 1
+    assert not torch.equal(trainer.averaged.module.slope, trainer.objective.slope)
+    events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "validation"] == [20, 40, 60]
+    assert events[-2]["error"] < events[1]["error"] / 10
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path):
+    whole = train(tmp_path / "whole", SETTINGS)
+    with pytest.raises(Interrupted, match="step 17"):
+        train(tmp_path / "parts", SETTINGS, interrupt=17)
+    _, about = read_tensors(tmp_path / "parts" / CHECKPOINT)
+    assert about["step"] == 17
+    again = train(tmp_path / "parts", SETTINGS)
+    for name, weight in whole.objective.state_dict().items():
+        assert torch.equal(weight, again.objective.state_dict()[name]), name
+    assert torch.equal(load_weights(tmp_path / "whole")["slope"], load_weights(tmp_path / "parts")["slope"])
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    often = replace(SETTINGS, checkpoint_minutes=1e-9)
+    train(tmp_path / "killed", often, until=31)
+    assert read_tensors(tmp_path / "killed" / CHECKPOINT)[1]["step"] == 30
+    again, whole = train(tmp_path / "killed", often), train(tmp_path / "whole", SETTINGS)
+    assert torch.equal(again.objective.slope, whole.objective.slope)
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    settings = replace(SETTINGS, steps=1, accumulate=3, gradient_clip=1e9)
+    with opened_run(tmp_path, settings, "line") as run:
+        trainer = Trainer(Line(), settings, run, ALONE)
+        for part in range(3):
+            trainer.learn(*points(0, part))
+        gradient = trainer.objective.slope.grad.clone()
+        alone = Line()
+        x, y = (torch.cat(both) for both in zip(*(points(0, part) for part in range(3)), strict=True))
+        alone(x, y)["loss"].backward()
+        torch.testing.assert_close(gradient, alone.slope.grad)
+
+
+def test_numbers_of_the_log_go_to_tensorboard_where_it_is(tmp_path, monkeypatch):
+    class Board:
+        def __init__(self) -> None:
+            self.scalars: dict[tuple[str, int], float] = {}
+            self.closed = False
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            self.scalars[name, step] = value
+
+        def close(self) -> None:
+            self.closed = True
+
+    board = Board()
+    monkeypatch.setattr("training.engine.run_folder._tensorboard", lambda path: board)
+    train(tmp_path, replace(SETTINGS, steps=20))
+    assert board.scalars["step/loss", 20] < board.scalars["step/loss", 10]
+    assert board.scalars["validation/error", 20] == 1.0
+    assert board.closed
+
+
+def test_a_step_with_a_broken_gradient_is_skipped(tmp_path):
+    settings = replace(SETTINGS, steps=1)
+    with opened_run(tmp_path, settings, "line") as run:
+        trainer = Trainer(Line(), settings, run, ALONE)
+        trainer.learn(torch.full((2, 1), torch.inf), torch.zeros(2, 1))
+        trainer.advance()
+        assert not trainer.objective.slope.detach().any()
+    assert '"skipped"' in (tmp_path / "log.jsonl").read_text()
+
+
+def test_gradients_are_clipped_and_some_parameters_learn_faster(tmp_path):
+    settings = replace(SETTINGS, warmup=1, gradient_clip=0.5, learning_rate=0.01)
+    with opened_run(tmp_path, settings, "line") as run:
+        trainer = Trainer(Line(), settings, run, ALONE, faster={"offset": 10.0})
+        trainer.learn(*points(0))
+        trainer.advance()
+        moved = {name: abs(float(weight.detach())) for name, weight in trainer.objective.named_parameters()}
+    # The first step of Adam is as long as its learning rate.
+    assert moved["slope"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["offset"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_a_run_of_other_settings_is_not_taken_up(tmp_path):
+    train(tmp_path, replace(SETTINGS, steps=2))
+    with pytest.raises(InputError, match="steps was 2, now 3"):
+        train(tmp_path, replace(SETTINGS, steps=3))
+    RunFolder(tmp_path, replace(SETTINGS, steps=2, workers=7), "line").close()  # changes nothing that is computed
+
+
+def test_a_new_run_starts_from_the_weights_of_another(tmp_path):
+    train(tmp_path / "first", SETTINGS)
+    settings = replace(SETTINGS, initial=str(tmp_path / "first"))
+    with opened_run(tmp_path / "second", settings, "line") as run:
+        trainer = Trainer(Line(), settings, run, ALONE)
+        assert torch.equal(trainer.objective.slope, load_weights(tmp_path / "first")["slope"])
+    with pytest.raises(InputError, match=WEIGHTS):
+        load_weights(tmp_path / "second")
+
+
+def test_out_of_memory_says_what_to_lower():
+    @dataclass(frozen=True)
+    class Cropped(TrainingSettings):
+        rows: int = 96
+        checkpointing: bool = False
+
+    told = r"batch 4: lower batch .* rows \(now 96\), or set checkpointing to true"
+    with pytest.raises(InputError, match=told), out_of_memory_explained(Cropped(batch=4)):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 EiB")
+    with pytest.raises(RuntimeError, match="something else"), out_of_memory_explained(SETTINGS):
+        raise RuntimeError("something else")
+
+
+def test_damaged_checkpoints_are_errors(tmp_path):
+    train(tmp_path, replace(SETTINGS, steps=2))
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        train(tmp_path, replace(SETTINGS, steps=2))
+
+
+def test_kinds_take_turns_and_every_slice_comes_once_a_lap():
+    settings = replace(SETTINGS, steps=6, batch=2)
+    keys = [key for batch in _Order([3, 6], settings, ALONE, 0) for key in batch]
+    assert [place for place, _ in keys] == list(range(12))
+    small, large = [number for _, number in keys[::2]], [number for _, number in keys[1::2]]
+    assert sorted(small[:3]) == sorted(small[3:]) == [0, 1, 2]
+    assert sorted(large) == list(range(3, 9))
+
+
+def test_order_goes_on_where_it_stopped_and_is_shared_out():
+    settings = replace(SETTINGS, steps=4, batch=2)
+    whole = list(_Order([5], settings, ALONE, 0))
+    assert list(_Order([5], settings, ALONE, 2)) == whole[2:]
+    two = [list(_Order([5], settings, Processes(rank, 2, torch.device("cpu")), 0)) for rank in (0, 1)]
+    together = [first + second for first, second in zip(*two, strict=True)]
+    doubled = list(_Order([5], replace(settings, batch=4), ALONE, 0))
+    assert together == doubled
+
+
+def test_crops_show_anatomy_and_often_the_lesion():
+    image, lesions = torch.zeros(100, 20), torch.zeros(100, 20, dtype=torch.bool)
+    image[40:80], lesions[70:73, 5] = 1.0, True
+    draw = torch.Generator().manual_seed(0)
+    crops = [chosen_rows(image, lesions, 16, draw) for _ in range(200)]
+    assert all(rows.start >= 0 and rows.stop <= 100 and rows.stop - rows.start == 16 for rows in crops)
+    assert all(rows.stop > 40 and rows.start < 80 for rows in crops)
+    assert sum(rows.start < 73 and rows.stop > 70 for rows in crops) > 100
+    assert chosen_rows(image, lesions, 0, draw) == chosen_rows(image, lesions, 200, draw) == slice(0, 100)
+
+
+def test_an_absent_device_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InputError, match="no CUDA device"), joined_processes("cuda"):
+        pass
+    with pytest.raises(InputError, match="no device 'tpux'"), joined_processes("tpux"):
+        pass

@@ -1,0 +1,160 @@
+"""What a dataset holds: its cases, the split by patient, what was skipped and why.
+
+`manifest.json` is made anew from the case files after every preparation, so it can always be made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pass_recon.common.files import write_json
+from pass_recon.phantom.draws import mixed_seed
+from pass_recon.types import InputError
+from training.data.case_file import ABNORMAL, NORMAL, SUFFIX, CaseFile, CaseInfo
+from training.data.jobs import Outcome
+
+FILE = "manifest.json"
+SPLITS = ("train", "validation", "test")
+_STEPS = 1 << 30
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How patients are divided.
+
+    Attributes
+    ----------
+    fractions
+        Of the patients in training, validation and test; they add up to 1.
+    seed
+        Another seed, another division.
+    """
+
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise InputError(f"the fractions of the split must be positive and add up to 1, got {self.fractions}")
+
+
+def assign_splits(
+    patients: Iterable[str], settings: SplitSettings, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Assign each patient to a split.
+
+    A patient's place follows from its id and the seed alone, so that adding patients moves nobody. Only where a split
+    would be empty though there are patients enough does it get the patient nearest to it; ``known`` assignments
+    always stand.
+
+    Parameters
+    ----------
+    patients
+        Their ids.
+    settings
+        Fractions and seed.
+    known
+        Splits of patients assigned before.
+
+    Returns
+    -------
+    dict
+        Split by patient id.
+    """
+    places = {name: mixed_seed(settings.seed, "split", name) % _STEPS / _STEPS for name in sorted(set(patients))}
+    bounds = [sum(settings.fractions[: number + 1]) for number in range(len(SPLITS))]
+    bounds[-1] = 1.0
+    splits = {name: SPLITS[sum(place >= bound for bound in bounds)] for name, place in places.items()}
+    kept = {name: split for name, split in (known or {}).items() if name in splits and split in SPLITS}
+    splits |= kept
+    for number, split in enumerate(SPLITS):
+        size = Counter(splits.values())
+        largest = max(SPLITS, key=lambda name: size[name])
+        movable = [name for name in splits if splits[name] == largest and name not in kept]
+        if settings.fractions[number] > 0 and size[split] == 0 and size[largest] > 1 and movable:
+            middle = bounds[number] - settings.fractions[number] / 2
+            splits[min(movable, key=lambda name: (abs(places[name] - middle), name))] = split
+    return splits
+
+
+def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Outcome] = ()) -> dict[str, Any]:
+    """Describe all cases of a dataset in ``manifest.json``.
+
+    Assignments and skipped files of an earlier manifest stand, unless seed or fractions changed or the outcome is new.
+    """
+    earlier = _earlier(folder)
+    same = earlier.get("seed") == settings.seed and earlier.get("fractions") == list(settings.fractions)
+    known = {case["patient_id"]: case["split"] for case in earlier.get("cases", [])} if same else {}
+    cases = [_entry(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    splits: dict[str, str] = {}
+    for anatomy in sorted({case["anatomy"] for case in cases}):
+        # Each by itself, so that none lacks a split because the other has it.
+        patients = {case["patient_id"] for case in cases if case["anatomy"] == anatomy}
+        splits |= assign_splits(patients, settings, known | splits)
+    for case in cases:
+        case["split"] = splits[case["patient_id"]]
+    skipped = dict(earlier.get("skipped", {}))
+    for outcome in outcomes:
+        skipped.pop(outcome.name, None)
+        if outcome.fate == "skipped":
+            skipped[outcome.name] = outcome.reason
+    manifest = {
+        "seed": settings.seed,
+        "fractions": list(settings.fractions),
+        "cases": cases,
+        "skipped": dict(sorted(skipped.items())),
+    }
+    write_json(folder / FILE, manifest)
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read ``manifest.json``.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is damaged.
+    """
+    path = Path(folder) / FILE
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a prepared dataset: it has no {FILE}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return manifest
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    return read_manifest(folder) if (folder / FILE).exists() else {}
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with CaseFile(path) as case:
+        info: CaseInfo = case.info
+        labels = Counter(record.label for record in case.records)
+        findings = Counter(box.label for record in case.records for box in record.boxes)
+        return {
+            "name": info.name,
+            "patient_id": info.patient_id,
+            "source": info.source,
+            "origin": info.origin,
+            "anatomy": info.anatomy,
+            "contrast": info.contrast,
+            "acquisition": info.acquisition,
+            "measured": info.measured,
+            "reviewed": info.reviewed,
+            "slices": case.shape.slices,
+            "coils": case.shape.coils,
+            "shape": [case.shape.readout, case.shape.phase],
+            "abnormal_slices": labels[ABNORMAL],
+            "normal_slices": labels[NORMAL],
+            "boxes": dict(sorted(findings.items())),
+            "note": info.note,
+        }

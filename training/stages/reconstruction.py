@@ -1,0 +1,246 @@
+"""Stage 1 of the paper: the reconstructor and the population's lines (LOUPE), trained together.
+
+Differences from the paper: the squared errors stand in decibels, so that a slice counts the same whatever its noise and
+acceleration (the sum of plain squares would be about the noisiest scans at 8× and nothing else); one reconstructor
+serves all examinations and accelerations, with population lines for each; crops along the readout, which are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pass_recon.anatomies import ANATOMIES
+from pass_recon.common.settings import checked
+from pass_recon.config import ReconstructorConfig
+from pass_recon.reconstruction.unrolled import UnrolledReconstructor
+from pass_recon.sampling.budget import acs_fraction, line_budget
+from pass_recon.sampling.lines import select_lines
+from pass_recon.sampling.population import PopulationLogits
+from pass_recon.types import InputError
+from training.data.dataset import Slices, open_slices
+from training.engine.batches import Batches, Detect, step_generator, validation_slices
+from training.engine.processes import joined_processes
+from training.engine.run_folder import load_weights, opened_run
+from training.engine.settings import RunPath, TrainingSettings
+from training.engine.trainer import Trainer
+from training.engine.validation import ReconstructedSlice, write_validation_figure
+from training.stages.anomaly_maps import TrainedDetectors, simulated_map
+from training.stages.losses import (
+    acceleration_of,
+    acs_of,
+    bundle_name,
+    decibels,
+    drawn_lines,
+    examinations_of,
+    lesion_weight,
+    squared_error,
+    validation_scans,
+    with_a_gradient,
+)
+
+STAGE = "reconstruction"
+EXAMINATIONS = tuple(f"{name}-{contrast}" for name, anatomy in ANATOMIES.items() for contrast in anatomy.contrasts)
+# Stage 2 presses logits together around the last line chosen (`training.stages.sampling.within_reach`); this undoes it.
+_FIRMER = 8.0
+
+
+@checked
+@dataclass(frozen=True)
+class ReconstructionSettings(TrainingSettings):
+    """Stage 1.
+
+    Attributes
+    ----------
+    examinations, accelerations
+        What the reconstructor is for; each examination at each acceleration gets its population lines.
+    reconstructor
+        Networks and iterations.
+    lines
+        Number of population logits, best that of the data.
+    rows
+        Readout rows of a crop; 0 for whole slices.
+    noise
+        Range of the noise of a coil image, as a fraction of the peak, evenly on a logarithmic scale.
+    global_weight, image_weight, lesion_weight
+        γ₁, γ₂, γ₃: of x_global, of x, and of x inside the anomaly map.
+    lines_rate
+        Learning rate of the population's logits, as a multiple.
+    weights_rate
+        Learning rate of λ₁ and λ₂, as a multiple.
+    netad
+        Run folder of detectors whose maps seen the enhancer; empty for a simulated detector.
+    sampling
+        Run folder of stage 2, whose population lines are taken and not learned any more; empty to learn lines.
+    checkpointing
+        Compute activations again in the backward pass: memory for time.
+    """
+
+    examinations: tuple[str, ...] = EXAMINATIONS
+    accelerations: tuple[float, ...] = (4.0, 8.0)
+    reconstructor: ReconstructorConfig = field(default_factory=ReconstructorConfig)
+    lines: int = 320
+    rows: int = 64
+    noise: tuple[float, float] = (0.003, 0.02)
+    global_weight: float = 1.0
+    image_weight: float = 2.0
+    lesion_weight: float = 1.0
+    lines_rate: float = 10.0
+    weights_rate: float = 10.0
+    netad: RunPath = ""
+    sampling: RunPath = ""
+    checkpointing: bool = False
+
+
+class ReconstructionObjective(nn.Module):
+    """``γ₁ dB(x_global) + γ₂ dB(x) + γ₃ dB(map ⊙ x)`` of slices, each at an acceleration drawn for it."""
+
+    def __init__(self, settings: ReconstructionSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.reconstructor = UnrolledReconstructor(settings.reconstructor, checkpointing=settings.checkpointing)
+        self.populations = nn.ModuleDict(
+            {
+                bundle_name(examination, acceleration): PopulationLogits(
+                    settings.lines, acs_fraction(acceleration), acceleration=acceleration
+                )
+                for examination in settings.examinations
+                for acceleration in settings.accelerations
+            }
+        )
+        if settings.sampling:
+            self._take_lines(settings.sampling)
+
+    def forward(self, slices: Slices, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Losses of a batch; ``loss`` is their weighted mean."""
+        settings = self.settings
+        coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=generator)
+        lines = torch.stack([self._lines(slices, number, generator) for number in range(len(slices.image))])
+        anomaly_map = slices.anomaly_map if slices.anomaly_map is not None else torch.zeros_like(slices.image.real)
+        image, global_image = self.reconstructor(kspace, coil_maps, lines, lambda _: anomaly_map)
+        weight = lesion_weight(slices, anomaly_map)
+        has_lesion = weight.flatten(1).sum(1) >= 1
+        lesion = decibels(squared_error(image, slices.image, weight)).where(has_lesion, 0.0)
+        parts = {
+            "global": (settings.global_weight, decibels(squared_error(global_image, slices.image)).mean()),
+            "image": (settings.image_weight, decibels(squared_error(image, slices.image)).mean()),
+            "lesion": (settings.lesion_weight, lesion.mean()),
+        }
+        total = sum(weight for weight, _ in parts.values())
+        loss = torch.stack([weight * value / total for weight, value in parts.values()]).sum()
+        loss = with_a_gradient(loss, (population.logits for population in self._populations()))
+        return {"loss": loss, **{name: value for name, (_, value) in parts.items()}}
+
+    def chosen_lines(self, name: str, pe: int) -> Tensor:
+        """``(pe,)`` bool: the plan of the population."""
+        population = self.populations[name]
+        acceleration = acceleration_of(name)
+        logits: Tensor = population(pe)
+        return select_lines(logits.detach().cpu(), acs_of(pe, acceleration), line_budget(pe, acceleration))
+
+    def _take_lines(self, sampling: str) -> None:
+        """Populations of stage 2, drawn with little doubt: all but the last lines chosen are nearly always the same."""
+        for name, population in self.populations.items():
+            logits = load_weights(sampling, f"samplers.{name}.population.")["logits"]
+            population.load_state_dict({"logits": _FIRMER * logits})
+        self.populations.requires_grad_(False)
+
+    def _populations(self) -> list[PopulationLogits]:
+        return [module for module in self.populations.values() if isinstance(module, PopulationLogits)]
+
+    def _lines(self, slices: Slices, number: int, generator: torch.Generator | None) -> Tensor:
+        examinations = self.settings.accelerations
+        device = slices.image.device
+        acceleration = examinations[int(torch.randint(len(examinations), (1,), generator=generator, device=device))]
+        name = bundle_name(examinations_of(slices)[number], acceleration)
+        if name not in self.populations:
+            raise InputError(f"{slices.case[number]} is {name}, which is not among {', '.join(self.populations)}")
+        logits = self.populations[name](slices.image.shape[-1])
+        return drawn_lines(logits, acceleration, self.reconstructor.damping, generator)
+
+
+def train_reconstruction(
+    settings: ReconstructionSettings, data: Sequence[Path], run_folder: Path, device: str = "auto"
+) -> None:
+    """Train, or go on training, the reconstructor and the population's lines.
+
+    Parameters
+    ----------
+    settings
+        Of the stage.
+    data
+        Prepared datasets.
+    run_folder
+        Where the run keeps its things.
+    device
+        ``auto``, ``cpu``, ``cuda`` …
+
+    Raises
+    ------
+    InputError
+        If data, settings or an earlier run in the folder do not go together.
+    Interrupted
+        If told to stop; the run has been saved.
+    """
+    with (
+        joined_processes(device) as processes,
+        opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
+    ):
+        torch.manual_seed(settings.seed)
+        detect: Detect = TrainedDetectors(settings.netad) if settings.netad else simulated_map
+        trainer = Trainer(
+            ReconstructionObjective(settings),
+            settings,
+            run,
+            processes,
+            faster={
+                "populations": settings.lines_rate,
+                "reconstructor.denoiser_parameter": settings.weights_rate,
+                "reconstructor.enhancer_parameter": settings.weights_rate,
+            },
+        )
+        sources = open_slices(data, "train", settings.examinations)
+        batches = Batches(sources, settings, processes, first=trainer.step, rows=settings.rows, detect=detect)
+        examples = _examples(settings, data, detect)
+        for step in trainer.steps():
+            for part, slices in enumerate(batches.of_step()):
+                trainer.learn(slices, step_generator(settings, step, processes, part))
+            trainer.advance()
+            if trainer.epoch() and processes.first:
+                objective = trainer.averaged.module
+                assert isinstance(objective, ReconstructionObjective)
+                seen = reconstructed(objective, examples, processes.device)
+                write_validation_figure(run.figure(trainer.epoch()), seen, f"step {trainer.step}")
+                trainer.keep(**mean_psnr(seen))
+
+
+@torch.no_grad()
+def reconstructed(
+    objective: ReconstructionObjective, examples: Sequence[Slices], device: torch.device
+) -> list[ReconstructedSlice]:
+    """Whole slices from the population's lines at every acceleration."""
+    settings, results = objective.settings, []
+    for scan in validation_scans(examples, settings.accelerations, settings.noise, device):
+        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1])
+        anomaly_map = scan.slices.anomaly_map
+        seen = None if anomaly_map is None else lambda _, seen=anomaly_map: seen
+        image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), seen)
+        results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines))
+    return results
+
+
+def mean_psnr(seen: Sequence[ReconstructedSlice]) -> dict[str, float]:
+    """Mean PSNR in dB of each bundle's slices, and of all."""
+    names = sorted({item.name for item in seen})
+    means = {name: sum(x.psnr for x in seen if x.name == name) / sum(x.name == name for x in seen) for name in names}
+    return {"psnr": sum(item.psnr for item in seen) / len(seen), **means}
+
+
+def _examples(settings: ReconstructionSettings, data: Sequence[Path], detect: Detect) -> list[Slices]:
+    examples = validation_slices(open_slices(data, "validation", settings.examinations), settings.validation_slices)
+    chance = torch.Generator().manual_seed(0)
+    return [replace(item, anomaly_map=detect(item, chance)) for item in examples]
