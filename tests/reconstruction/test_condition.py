@@ -101,7 +101,7 @@ def test_implicit_gradients_are_those_of_a_converged_solution(lines_learn: bool)
         (image.abs().square().mean() + first.abs().square().mean()).backward()
         parts = [weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]
         found.append(torch.cat([*parts, *([weights.grad.flatten()] if weights.grad is not None else [])]))
-    assert torch.linalg.vector_norm(found[0] - found[1]) < 0.005 * torch.linalg.vector_norm(found[0])
+    assert torch.linalg.vector_norm(found[0] - found[1]) < 0.02 * torch.linalg.vector_norm(found[0])
 
 
 def test_the_implicit_solution_is_the_plain_one() -> None:
