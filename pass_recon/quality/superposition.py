@@ -48,7 +48,7 @@ def check_superposition(kspace: Tensor, line_mask: Tensor) -> list[QualityFindin
     ]
 
 
-def _inside(shape: tuple[int, int]) -> Tensor:
+def _inside(shape: tuple[int, ...]) -> Tensor:
     """Grid without its rims, where an object that reaches out of the field of view meets its other end."""
     within = [(torch.arange(size) - size // 2).abs() <= _RIM * size for size in shape]
     return within[0][:, None] & within[1]
