@@ -105,7 +105,7 @@ class Pipeline:
         reachable: tuple[int, int] | None = None,
         coil_maps: ArrayLike | None = None,
     ) -> SamplingPlan:
-        """Choose the lines of one slice from its ACS.
+        """Choose the lines of one slice from its ACS; at once, without a look at it, where all patients get the same.
 
         Parameters
         ----------
@@ -128,7 +128,7 @@ class Pipeline:
         """
         start = perf_counter()
         kspace, lines = self._on_grid(acs, acs_lines, shape)
-        if self.bundle is None or (self.bundle.sampler.personal is None and self.netad is None):
+        if self.bundle is None or self.bundle.sampler.personal is None:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
@@ -149,7 +149,7 @@ class Pipeline:
             lines=chosen,
             order=acquisition_order(chosen, lines),
             acceleration=self.acceleration,
-            source="population" if self.bundle.sampler.personal is None else "personal",
+            source="personal",
             score=None if seen is None else float(seen.score[0]),
             anomaly_map=None if seen is None else seen.map[0].cpu(),
             bundle=self.name,

@@ -19,6 +19,7 @@ _THRESHOLD = 0.03
 # was excited with the usual shift along phase encoding. Without a shift it lies under the first with nearly the same
 # coil sensitivities, and hardly anything can tell.
 _SECOND_EIGENVALUE = 0.5
+_RIM = 0.3
 
 
 def check_superposition(kspace: Tensor, line_mask: Tensor) -> list[QualityFinding]:
@@ -33,7 +34,7 @@ def check_superposition(kspace: Tensor, line_mask: Tensor) -> list[QualityFindin
     second = espirit_eigenvalues(virtual, region, threshold=_THRESHOLD)[1]
     image = ifft2c(virtual).abs().square().sum(0)
     energy = torch.nn.functional.interpolate(image[None, None], size=tuple(second.shape), mode="bilinear")[0, 0]
-    energy = torch.fft.ifftshift(energy)
+    energy = torch.fft.ifftshift(energy * _inside(tuple(second.shape)).to(energy.device))
     energy = torch.where(energy > 0.1 * energy.max(), energy, 0.0)
     mean = float((second * energy).sum() / energy.sum())
     if mean < _SECOND_EIGENVALUE:
@@ -45,3 +46,9 @@ def check_superposition(kspace: Tensor, line_mask: Tensor) -> list[QualityFindin
             f"average, of one slice it is below {_SECOND_EIGENVALUE:g}",
         )
     ]
+
+
+def _inside(shape: tuple[int, ...]) -> Tensor:
+    """Grid without its rims, where an object that reaches out of the field of view meets its other end."""
+    within = [(torch.arange(size) - size // 2).abs() <= _RIM * size for size in shape]
+    return within[0][:, None] & within[1]

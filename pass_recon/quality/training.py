@@ -27,7 +27,7 @@ class TrainedFor:
 
     sizes: tuple[int, int] = (100, 480)
     acceleration: float = 12.0
-    gap: float = 0.25
+    gap: float = 0.3
     asymmetry: float = 0.1
 
 
