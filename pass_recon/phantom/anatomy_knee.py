@@ -93,8 +93,8 @@ def _paint_soft_tissue(canvas: Canvas, frame: Frame, draws: Draws) -> None:
     """Skin, subcutaneous fat with its septa, and muscles above and below the joint."""
     grid = canvas.grid
     soft = 1.3 * grid.pixel_mm
-    # One leg in four is wider than the field of view.
-    stout = 30.0 * (draws.uniform(-3.0, 1.0)).clamp(min=0.0)
+    # One leg in four reaches the edges of the field of view along phase encoding. None goes beyond: it would fold over.
+    stout = 11.0 * (draws.uniform(-3.0, 1.0)).clamp(min=0.0)
     width = grid.spread(draws.uniform(53.0, 60.0) + stout) + 0.0016 * (frame.readout + 5.0).clamp(-75.0, 75.0) ** 2
     width = width - 0.03 * frame.readout.clamp(-75.0, 75.0)
     ring = torch.sqrt(frame.phase**2 + (1.05 * frame.level) ** 2)
