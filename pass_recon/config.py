@@ -52,6 +52,10 @@ class ReconstructorConfig:
     warm_start
         CG starts at what the networks say instead of at 0, as published: where no line was acquired nothing but the
         networks says anything, and from 0 a few iterations with a small λ₁ do not get there.
+    initial_iterations
+        Conjugate-gradient iterations for the first image; 0 for ``cg_iterations``.
+    condition
+        Features by which the networks and λ₁, λ₂ know the scan (`ScanCondition`) and the iteration; 0 for none.
     """
 
     denoiser: NetworkConfig = field(default_factory=lambda: NetworkConfig("unet"))
@@ -65,11 +69,16 @@ class ReconstructorConfig:
     enhancer_weight: float = 0.5
     positive_weights: bool = True
     warm_start: bool = False
+    initial_iterations: int = 0
+    condition: int = 0
 
     def __post_init__(self) -> None:
         for name in ("stages", "inner_iterations", "cg_iterations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("initial_iterations", "condition"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("rho", "denoiser_weight", "enhancer_weight"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")

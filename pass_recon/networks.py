@@ -44,7 +44,7 @@ def root_mean_square(image: Tensor) -> Tensor:
     return power.clamp(min=1e-24).sqrt()
 
 
-def zero(layer: nn.Conv1d | nn.Conv2d) -> None:
+def zero(layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> None:
     """Let a layer give zeros until it has been trained."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -24,6 +24,7 @@ from pass_recon.types import InputError
 
 MAXIMUM_CALIBRATION_WIDTH = 24
 MINIMUM_CALIBRATION_WIDTH = 4
+_READOUT_GAP = 0.2
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ def acs_maps(kspace: Tensor, width: int) -> Tensor:
     ESPIRiT with a larger kernel, a higher threshold and more support than usual: of so few lines the usual settings
     darken or crop tissue, in images of the knee, which fills the field of view, by 4 to 5 dB at 4×. Two things pull at
     the support: air inside it adds noise (0.1 to 0.3 dB from a crop of 0.7 to one of 0.6), and from 0.8 on tissue of
-    single patients is lost (1 to 10 dB, with higher thresholds sooner).
+    single patients is lost (1 to 10 dB, with higher thresholds sooner). A gap beyond the ends of the readout, because
+    legs and necks reach them: without one, maps explain a simulated knee to 36 dB of its peak, with it to 48 dB of 13
+    lines and to 51 dB of 26.
 
     Parameters
     ----------
@@ -136,8 +139,10 @@ def acs_maps(kspace: Tensor, width: int) -> Tensor:
     if kspace.shape[-3] == 1:  # Nothing tells a coil from the object: a crop would only blacken dark tissue.
         return torch.ones_like(kspace)
     # Where there are few lines, the readout still has enough samples to make up for some of them.
-    region = min(MAXIMUM_CALIBRATION_WIDTH, kspace.shape[-2]), min(MAXIMUM_CALIBRATION_WIDTH, width)
-    return espirit_maps(kspace, region, kernel_width=10, threshold=0.03, crop=0.6)
+    gap = round(_READOUT_GAP * kspace.shape[-2])
+    samples = round((1 + _READOUT_GAP) * MAXIMUM_CALIBRATION_WIDTH)
+    region = min(samples, kspace.shape[-2] + gap), min(MAXIMUM_CALIBRATION_WIDTH, width)
+    return espirit_maps(kspace, region, kernel_width=10, threshold=0.03, crop=0.6, gap=gap)
 
 
 def intensity_scale(kspace: Tensor, acs: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ HELP = {
     "netad": "the anomaly detectors: adapters on a frozen CLIP, from few annotated cases",
     "reconstruction": "the reconstructor and the population's lines, together",
     "sampling": "the network that chooses each patient's lines; the reconstructor is fixed",
+    "mixture": "one reconstructor for any lines, coils, sizes and noise, by the clock",
     "all": "every run of a recipe in its order, then the bundles",
 }
 

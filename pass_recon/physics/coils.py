@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pass_recon.physics.fourier import as_complex, resize_centre
+from pass_recon.physics.fourier import as_complex, fft1c, ifft1c, resize_centre
 from pass_recon.types import InputError
 
-# Elements of the pixelwise coil covariance worked on at a time: on a CPU 2 MB, which stay in cache through all the
-# products of the eigenvector iteration, elsewhere 512 MB, so that a few launches cover a slice.
+# Elements of the pointwise coil covariance worked on at a time: on a CPU 2 MB, which stay in cache through all the
+# products of the eigenvector iteration, elsewhere 512 MB, so that a few launches cover a batch.
 _BLOCK_ELEMENTS_CPU = 2**18
 _BLOCK_ELEMENTS_GPU = 2**26
 
@@ -19,6 +20,13 @@ _BLOCK_ELEMENTS_GPU = 2**26
 # of cosh(12 arcosh(2 / 0.7 - 1)), about a million.
 _UNWANTED_EIGENVALUES = 0.7
 _DEGREE = 12
+
+# Points along an axis at which eigenvectors are computed, for each spatial frequency that H(q) holds, and at least;
+# between them they are interpolated.
+_POINTS_PER_FREQUENCY = 4
+_LEAST_POINTS = 64
+# Newton-Schulz steps towards the sign of a matrix: after nine, what lies 3 % off the threshold counts for 0.9 or more.
+_SIGN_STEPS = 9
 
 
 def noise_scale(dwell_us: float, noise_dwell_us: float, bandwidth_ratio: float = 0.793) -> float:
@@ -142,6 +150,7 @@ def espirit_maps(
     kernel_width: int = 6,
     threshold: float = 0.02,
     crop: float = 0.95,
+    gap: int = 0,
 ) -> Tensor:
     r"""Coil sensitivity maps from the centre of k-space by ESPIRiT.
 
@@ -187,27 +196,44 @@ def espirit_maps(
     Notes
     -----
     H(q) holds only spatial frequencies below k, so that it is computed on a grid of (2k − 1)² pixels and interpolated
-    exactly; its first eigenvectors come from a Chebyshev filter instead of a decomposition of every pixel.
+    exactly. Its first eigenvectors come from a Chebyshev filter instead of a decomposition, and only on a grid four
+    times as fine as H(q) needs: in their common phase they are smooth, and cubic interpolation gives the other pixels.
+    No decomposition finds the kernels either, since only the projection onto their span counts: it is a sign of a
+    matrix, which products alone approach.
     """
     if kspace.ndim < 3:
         raise InputError(f"k-space must be (..., coils, ro, pe), got shape {tuple(kspace.shape)}")
     width = (calibration_width,) * 2 if isinstance(calibration_width, int) else tuple(calibration_width)
-    batch, (coils, *shape) = kspace.shape[:-3], kspace.shape[-3:]
+    batch, (coils, ro, pe) = kspace.shape[:-3], kspace.shape[-3:]
+    shape = [ro + gap, pe]
     if min(width) < 1 or width[0] > shape[0] or width[1] > shape[1]:
         raise InputError(f"a calibration region of {width} does not fit k-space of {tuple(shape)}")
     if not 1 <= sets <= coils:
         raise InputError(f"cannot find {sets} sets of maps for {coils} coils")
-    calibration = resize_centre(as_complex(kspace), width).reshape(-1, coils, *width)
+    calibration = as_complex(kspace)
+    if gap:
+        hybrid = ifft1c(resize_centre(calibration, (ro, width[1])), -2)
+        calibration = fft1c(resize_centre(hybrid, (ro + gap, width[1])), -2)
+    calibration = resize_centre(calibration, width).reshape(-1, coils, *width)
     if not torch.isfinite(calibration).all():
         raise InputError("the calibration region of k-space holds NaN or infinity")
     kernel = (_kernel_that_fits(kernel_width, width[0]), _kernel_that_fits(kernel_width, width[1]))
     covariance = _coarse_covariance(_signal_kernels(calibration, kernel, threshold))
-    maps, eigenvalues = _eigenvectors(covariance, (shape[0], shape[1]), sets)
+    # Only the first eigenvector is smooth: where more are wanted, all pixels are computed.
+    grid = [
+        _map_points(size, size if sets > 1 else max(_LEAST_POINTS, _POINTS_PER_FREQUENCY * frequencies))
+        for size, frequencies in zip(shape, covariance.shape[1:3], strict=True)
+    ]
+    maps, eigenvalues = _eigenvectors(covariance, grid, sets)
     # Any phase is a solution. That of the first virtual coil is smooth and close to that of the object.
     seen = _principal_coils(calibration)[:, None, :1] @ maps.flatten(-2)
-    phase = torch.polar(torch.ones_like(seen.real), -seen.angle()).unflatten(-1, shape)
-    maps = maps * phase * (eigenvalues > crop)
-    return maps.reshape(*batch, *((sets,) if sets > 1 else ()), coils, *shape)
+    maps = maps * torch.polar(torch.ones_like(seen.real), -seen.angle()).unflatten(-1, maps.shape[-2:])
+    if maps.shape[-2:] != (ro, pe):
+        maps, eigenvalues = (_on_pixels(values, (ro, pe), shape[0]) for values in (maps, eigenvalues))
+        norm = torch.view_as_real(maps).square().sum((-4, -1)).sqrt().unsqueeze(-3)
+        maps = maps / torch.where(norm > 0, norm, 1)
+    maps = maps * (eigenvalues > crop)
+    return maps.reshape(*batch, *((sets,) if sets > 1 else ()), coils, ro, pe)
 
 
 @torch.no_grad()
@@ -251,21 +277,57 @@ def _principal_coils(kspace: Tensor) -> Tensor:
 
 
 def _signal_kernels(calibration: Tensor, kernel: tuple[int, int], threshold: float) -> Tensor:
-    """Orthonormal basis of the patches of a region.
+    """Kernels whose products v vᴴ add up to the projection onto the signal among the patches of a region.
 
-    ``(batch, coils, ro, pe)`` to ``(batch, kernels, coils, *kernel)``; the kernels below the threshold are zero, so
-    that the shape does not depend on the data.
+    ``(batch, coils, ro, pe)`` to ``(batch, kernels, coils, *kernel)``.
     """
-    patches = calibration.to(torch.complex128).unfold(-2, kernel[0], 1).unfold(-2, kernel[1], 1)
+    patches = calibration.unfold(-2, kernel[0], 1).unfold(-2, kernel[1], 1)
     patches = patches.movedim(1, 3).flatten(1, 2).flatten(2)
-    # Double precision, because the Gram matrix squares the singular values; the smaller of the two has them all.
-    few = patches.shape[1] < patches.shape[2]
+    tiny = torch.finfo(patches.real.dtype).tiny
+    patches = patches / patches.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)
+    patches = patches / _largest_singular_value(patches).clamp(min=tiny)
+    few = patches.shape[1] < patches.shape[2]  # the smaller Gram matrix has all singular values
     gram = patches @ patches.mH if few else patches.mT @ patches.conj()
-    energies, basis = torch.linalg.eigh(gram)
-    signal = energies > threshold**2 * energies[:, -1:]
-    weights = torch.where(signal, energies.clamp(min=torch.finfo(energies.dtype).tiny).rsqrt() if few else 1.0, 0.0)
-    basis = (patches.mT @ basis.conj() if few else basis) * weights[:, None]
-    return basis.mT.unflatten(-1, (calibration.shape[1], *kernel)).to(calibration.dtype)
+    signal = _above(gram, threshold**2)
+    if few:
+        # P (G + τ(1 − P))⁻¹ = P G⁻¹ is what stands between the patches: half of it on each side.
+        rest = threshold**2 * (torch.eye(gram.shape[-1], device=gram.device) - signal)
+        factor = torch.linalg.cholesky_ex(_hermitian(gram + rest)).L
+        # A Gram matrix of zeros has no factor, and no kernel.
+        factor = torch.where(
+            factor.isfinite() & (gram.diagonal(dim1=-2, dim2=-1).real.sum(-1) > 0)[:, None, None], factor, 0
+        )
+        factor = factor + torch.diag_embed((factor.diagonal(dim1=-2, dim2=-1).real == 0).to(factor.dtype))
+        basis = torch.linalg.solve_triangular(factor, signal @ patches, upper=False)
+    else:
+        basis = signal.mT
+    return basis.unflatten(-1, (calibration.shape[1], *kernel))
+
+
+def _largest_singular_value(patches: Tensor) -> Tensor:
+    """``(batch, 1, 1)`` by power iteration, which a gap between the first values helps and a tie does not harm."""
+    vector = patches.abs().sum(-1, keepdim=True).to(patches.dtype)
+    for _ in range(12):
+        vector = patches @ (patches.mH @ vector)
+        vector = vector / torch.linalg.vector_norm(vector, dim=-2, keepdim=True).clamp(min=1e-30)
+    return torch.linalg.vector_norm(patches.mH @ vector, dim=-2, keepdim=True)
+
+
+def _above(gram: Tensor, threshold: float) -> Tensor:
+    """Projection ``(batch, n, n)`` onto those eigenvectors of a Gram matrix of norm 1 that pass a threshold.
+
+    (G − τ)(G + τ)⁻¹ has eigenvalues between −1 and 1 of the right sign already; its products sharpen them.
+    """
+    unit = torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(gram + threshold * unit).L)
+    sign = unit - 2 * threshold * inverse
+    for _ in range(_SIGN_STEPS):
+        sign = 1.5 * sign - 0.5 * (sign @ sign @ sign)
+    return _hermitian(unit + sign) / 2
+
+
+def _hermitian(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.mH) / 2
 
 
 def _coarse_covariance(kernels: Tensor) -> Tensor:
@@ -275,24 +337,50 @@ def _coarse_covariance(kernels: Tensor) -> Tensor:
     return images.mT @ images.conj() / (k_ro * k_pe)
 
 
-def _interpolation(fine: int, coarse: int) -> Tensor:
-    """``(fine, coarse)`` trigonometric interpolation; the coarse grid starts at the origin, the fine one is centred."""
-    pixels = (torch.arange(fine, dtype=torch.float64) - fine // 2) / fine
-    angles = 2 * math.pi * (pixels[:, None] - torch.arange(coarse, dtype=torch.float64) / coarse)
+def _map_points(size: int, points: int) -> Tensor:
+    """Places ``(n,)`` in fields of view from the centre: all pixels, or fewer points, evenly spread."""
+    count = size if points >= size else points
+    return (torch.arange(count, dtype=torch.float64) - count // 2) / count
+
+
+def _interpolation(places: Tensor, coarse: int) -> Tensor:
+    """``(places, coarse)`` trigonometric interpolation from a coarse grid that starts at the origin."""
+    angles = 2 * math.pi * (places[:, None] - torch.arange(coarse, dtype=torch.float64) / coarse)
     frequencies = torch.arange(-(coarse // 2), coarse // 2 + 1, dtype=torch.float64)
     return (frequencies * angles[..., None]).cos().mean(-1)
 
 
-def _eigenvectors(covariance: Tensor, shape: tuple[int, int], sets: int) -> tuple[Tensor, Tensor]:
-    """First eigenvectors ``(batch, sets, coils, ro, pe)`` and eigenvalues ``(batch, sets, 1, ro, pe)`` of H(q)."""
-    batch, coils = covariance.shape[0], covariance.shape[-1]
-    to_rows = _interpolation(shape[0], covariance.shape[1]).to(covariance)
-    to_columns = _interpolation(shape[1], covariance.shape[2]).to(covariance).mT
-    rows = torch.einsum("yu,buvcd->bycdv", to_rows, covariance).reshape(batch * shape[0], coils**2, -1)
+def _on_pixels(values: Tensor, shape: tuple[int, int], period: int) -> Tensor:
+    """``(..., n_ro, n_pe)`` on even points, which span ``period`` rows, to ``(..., ro, pe)`` on pixels."""
+    to_rows, to_columns = (
+        _cubic(fine, coarse, whole).to(values.real.dtype).to(values.device)
+        for fine, coarse, whole in zip(shape, values.shape[-2:], (period, shape[1]), strict=True)
+    )
+    if not values.is_complex():
+        return to_rows @ values @ to_columns.mT
+    parts = torch.view_as_real(values).movedim(-1, -3)
+    return torch.view_as_complex((to_rows @ (parts @ to_columns.mT)).movedim(-3, -1).contiguous())
+
+
+def _cubic(fine: int, coarse: int, period: int) -> Tensor:
+    """``(fine, coarse)`` cubic convolution (Keys 1981) of a function of this period in pixels."""
+    places = (torch.arange(fine, dtype=torch.float64) - fine // 2) * (coarse / period) + coarse // 2
+    apart = (places[:, None] - torch.arange(coarse) + coarse / 2).remainder(coarse) - coarse / 2
+    x = apart.abs()
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _eigenvectors(covariance: Tensor, grid: Sequence[Tensor], sets: int) -> tuple[Tensor, Tensor]:
+    """First eigenvectors ``(batch, sets, coils, n_ro, n_pe)`` and values ``(batch, sets, 1, n_ro, n_pe)`` of H(q)."""
+    batch, coils, (n_ro, n_pe) = covariance.shape[0], covariance.shape[-1], map(len, grid)
+    to_rows = _interpolation(grid[0], covariance.shape[1]).to(covariance)
+    to_columns = _interpolation(grid[1], covariance.shape[2]).to(covariance).mT
+    rows = torch.einsum("yu,buvcd->bycdv", to_rows, covariance).reshape(batch * n_ro, coils**2, -1)
     limit = _BLOCK_ELEMENTS_CPU if covariance.device.type == "cpu" else _BLOCK_ELEMENTS_GPU
-    blocks = rows.split(max(1, limit // (coils**2 * shape[1])))
+    blocks = rows.split(max(1, limit // (coils**2 * n_pe)))
     pairs = [_leading_pairs((block @ to_columns).unflatten(1, (coils, coils)), sets) for block in blocks]
-    vectors, values = (torch.cat(parts).unflatten(0, (batch, shape[0])) for parts in zip(*pairs, strict=True))
+    vectors, values = (torch.cat(parts).unflatten(0, (batch, n_ro)) for parts in zip(*pairs, strict=True))
     return vectors.movedim(1, -2), values.movedim(1, -2)
 
 

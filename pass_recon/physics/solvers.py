@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,60 @@ def conjugate_gradient(
         previous, energy = energy, _inner(residual, residual)
         direction = residual + _ratio(energy, previous, active) * direction
     return x
+
+
+def implicit_conjugate_gradient(
+    normal: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    *,
+    damping: Tensor,
+    iterations: int = 5,
+    start: Tensor | None = None,
+) -> Tensor:
+    r"""As `conjugate_gradient`, with the gradient that the exact solution would have.
+
+    .. math:: x = B^{-1} b \;\Rightarrow\; dx = B^{-1} (db - dB\, x)
+
+    The iterations keep nothing for the backward pass, which solves once more with as many of them. What ``normal`` and
+    ``rhs`` depend on gets its gradient, ``start`` none.
+
+    Parameters
+    ----------
+    normal, rhs, iterations, start
+        As in `conjugate_gradient`.
+    damping
+        What B adds to a matrix that may be singular: where it is all there is, the gradient's solution starts right.
+
+    References
+    ----------
+    Aggarwal et al., MoDL: model-based deep learning architecture for inverse problems, IEEE TMI 38 (2019).
+    """
+    with torch.no_grad():
+        solution = conjugate_gradient(normal, rhs, iterations=iterations, start=start)
+    missing = as_complex(rhs) - as_complex(normal(solution))
+    return _Implicit.apply(solution, missing, normal, damping.detach(), iterations)
+
+
+class _Implicit(torch.autograd.Function):
+    """The solution, with the gradient of B⁻¹ (b − B x) at this x."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        solution: Tensor,
+        missing: Tensor,
+        normal: Callable[[Tensor], Tensor],
+        damping: Tensor,
+        iterations: int,
+    ) -> Tensor:
+        context.normal, context.damping, context.iterations = normal, damping, iterations
+        return solution.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None, None]:
+        start = gradients[0] / context.damping
+        solved = conjugate_gradient(context.normal, gradients[0], iterations=context.iterations, start=start)
+        return None, solved, None, None, None
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -13,17 +13,27 @@ from pass_recon.networks import zero
 
 
 class ResidualBlock(nn.Module):
-    """``x + conv(act(conv(x)))`` with 3×3 convolutions; without normalisation, which would erase the contrast."""
+    """``x + conv(act(conv(x)))`` with 3×3 convolutions; without normalisation, which would erase the contrast.
 
-    def __init__(self, channels: int) -> None:
+    With ``condition`` features of the scan, these scale and shift what comes out of the first convolution (Perez et
+    al., FiLM: visual reasoning with a general conditioning layer, AAAI 2018); at first they change nothing.
+    """
+
+    def __init__(self, channels: int, condition: int = 0) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(condition, 2 * channels) if condition else None
+        if self.modulation is not None:
+            zero(self.modulation)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """``(b, channels, h, w)`` to the same shape."""
-        hidden: Tensor = functional.leaky_relu(self.first(features), 0.1)
-        return features + self.second(hidden)
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
+        """``(b, channels, h, w)`` and, if conditioned, ``(b, condition)`` to the shape of the first."""
+        hidden: Tensor = self.first(features)
+        if self.modulation is not None:
+            scale, shift = self.modulation(condition)[..., None, None].chunk(2, dim=1)
+            hidden = hidden * (1 + scale) + shift
+        return features + self.second(functional.leaky_relu(hidden, 0.1))
 
 
 class Gate(nn.Module):
@@ -53,9 +63,13 @@ class MultiScale(nn.Module):
         Pixels along each axis that are folded into the channels at the finest scale; 1 folds none.
     gated
         Whether a guide map ``(b, 1, ro, pe)`` multiplies the features on the way down.
+    condition
+        Features of the scan that modulate every residual block; 0 for none.
     """
 
-    def __init__(self, channels: Sequence[int], blocks: int, patch: int, *, gated: bool = False) -> None:
+    def __init__(
+        self, channels: Sequence[int], blocks: int, patch: int, *, gated: bool = False, condition: int = 0
+    ) -> None:
         super().__init__()
         if not channels or min(channels) < 1 or blocks < 1 or patch < 1:
             raise ValueError("channels, blocks and patch must be at least 1")
@@ -68,12 +82,12 @@ class MultiScale(nn.Module):
         pairs = list(pairwise(channels))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
-        self.encoder = nn.ModuleList(_blocks(width, blocks) for width in channels)
-        self.decoder = nn.ModuleList(_blocks(width, blocks) for width in channels[:-1])
+        self.encoder = nn.ModuleList(_blocks(width, blocks, condition) for width in channels)
+        self.decoder = nn.ModuleList(_blocks(width, blocks, condition) for width in channels[:-1])
         self.gates = nn.ModuleList(Gate(width) for width in channels) if gated else None
 
-    def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:
-        """``(b, 2, ro, pe)`` and, if gated, a guide ``(b, 1, ro, pe)``, of any size, to ``(b, 2, ro, pe)``."""
+    def forward(self, image: Tensor, guide: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """``(b, 2, ro, pe)`` of any size, if gated a guide ``(b, 1, ro, pe)``, to ``(b, 2, ro, pe)``."""
         ro, pe = image.shape[-2:]
         features = self.fold(functional.pixel_unshuffle(self._padded(image), self.patch))
         guides = self._guides(guide)
@@ -81,10 +95,10 @@ class MultiScale(nn.Module):
         for scale, encode in enumerate(self.encoder):
             if scale:
                 features = self.down[scale - 1](features)
-            features = encode(features * guides[scale] if guides else features)
+            features = _through(encode, features * guides[scale] if guides else features, condition)
             skips.append(features)
         for scale in reversed(range(len(self.up))):
-            features = self.decoder[scale](skips[scale] + self.up[scale](features))
+            features = _through(self.decoder[scale], skips[scale] + self.up[scale](features), condition)
         return functional.pixel_shuffle(self.unfold(features), self.patch)[..., :ro, :pe]
 
     def _guides(self, guide: Tensor | None) -> list[Tensor]:
@@ -101,8 +115,14 @@ class MultiScale(nn.Module):
         return functional.pad(image, (0, -pe % self.multiple, 0, -ro % self.multiple), mode="replicate")
 
 
-def _blocks(channels: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+def _blocks(channels: int, count: int, condition: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, condition) for _ in range(count)))
+
+
+def _through(blocks: nn.Module, features: Tensor, condition: Tensor | None) -> Tensor:
+    for block in blocks.children():
+        features = block(features, condition)
+    return features
 
 
 def group_norm_block(channels_in: int, channels_out: int) -> list[nn.Module]:

@@ -42,16 +42,20 @@ class UnetDenoiser(nn.Module):
         Residual blocks at each scale, each way.
     patch
         Pixels along each axis folded into the channels.
+    condition
+        Features of the scan that the network is given (`ScanCondition`); 0 for none.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2, condition: int = 0
+    ) -> None:
         super().__init__()
-        self.network = MultiScale(channels, blocks, patch)
+        self.network = MultiScale(channels, blocks, patch, condition=condition)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Complex ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``."""
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Complex ``(b, ro, pe)`` and, if conditioned, ``(b, condition)`` to complex64 ``(b, ro, pe)``."""
         scale = root_mean_square(image)
-        return image + scale * as_complex(self.network(as_channels(image / scale)))
+        return image + scale * as_complex(self.network(as_channels(image / scale), condition=condition))
 
 
 DENOISERS: dict[str, Callable[..., nn.Module]] = {"published": PublishedDenoiser, "unet": UnetDenoiser}

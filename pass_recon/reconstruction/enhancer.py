@@ -40,14 +40,16 @@ class GatedUnetEnhancer(nn.Module):
     ``G(a·x, map) = a·G(x, map)`` for every a > 0, as for ``UnetDenoiser``, whose parameters it shares.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (32, 64, 96), blocks: int = 1, patch: int = 2, condition: int = 0
+    ) -> None:
         super().__init__()
-        self.network = MultiScale(channels, blocks, patch, gated=True)
+        self.network = MultiScale(channels, blocks, patch, gated=True, condition=condition)
 
-    def forward(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
-        """Complex ``(b, ro, pe)`` and real ``(b, ro, pe)`` to complex64 ``(b, ro, pe)``."""
+    def forward(self, image: Tensor, anomaly_map: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Complex and real ``(b, ro, pe)``, if conditioned ``(b, condition)``, to complex64 ``(b, ro, pe)``."""
         scale = root_mean_square(image)
-        change = self.network(as_channels(image / scale), anomaly_map.unsqueeze(1))
+        change = self.network(as_channels(image / scale), anomaly_map.unsqueeze(1), condition)
         return image + scale * as_complex(change)
 
 

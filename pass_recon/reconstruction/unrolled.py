@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pass_recon.config import ReconstructorConfig
+from pass_recon.config import NetworkConfig, ReconstructorConfig
 from pass_recon.networks import single_precision
 from pass_recon.physics.encoding import SenseOperator
-from pass_recon.physics.solvers import conjugate_gradient
+from pass_recon.physics.solvers import conjugate_gradient, implicit_conjugate_gradient
+from pass_recon.reconstruction.condition import ScanCondition, scan_features
 from pass_recon.reconstruction.denoiser import build_denoiser
 from pass_recon.reconstruction.enhancer import build_enhancer
 from pass_recon.types import InputError
@@ -38,6 +39,14 @@ class Iterate(NamedTuple):
     image: Tensor
     global_image: Tensor
     anomaly_map: Tensor
+
+
+class _Iteration(NamedTuple):
+    """What an iteration tells the networks of the scan, ``(b, condition)`` or nothing, and its λ₁ and λ₂."""
+
+    known: tuple[Tensor, ...]
+    denoiser_weight: Tensor
+    enhancer_weight: Tensor
 
 
 class UnrolledReconstructor(nn.Module):
@@ -66,6 +75,9 @@ class UnrolledReconstructor(nn.Module):
         Networks, iterations and weights.
     checkpointing
         Recompute D, G and CG in the backward pass instead of keeping what they hold: memory for time.
+    implicit
+        The gradient of a CG solution comes from one more CG (implicit differentiation) instead of from every iteration:
+        no memory, less time, and right as far as CG has converged.
 
     Raises
     ------
@@ -73,12 +85,17 @@ class UnrolledReconstructor(nn.Module):
         If the configuration names no known network.
     """
 
-    def __init__(self, config: ReconstructorConfig | None = None, *, checkpointing: bool = False) -> None:
+    def __init__(
+        self, config: ReconstructorConfig | None = None, *, checkpointing: bool = False, implicit: bool = False
+    ) -> None:
         super().__init__()
         self.config = config = config or ReconstructorConfig()
-        self.checkpointing = checkpointing
-        self.denoiser = build_denoiser(config.denoiser)
-        self.enhancer = build_enhancer(config.enhancer)
+        self.checkpointing, self.implicit = checkpointing, implicit
+        self.denoiser = build_denoiser(_conditioned(config.denoiser, config.condition))
+        self.enhancer = build_enhancer(_conditioned(config.enhancer, config.condition))
+        self.condition = (
+            ScanCondition(config.condition, config.stages * (1 + config.inner_iterations)) if config.condition else None
+        )
         learned = math.log if config.positive_weights else float
         self.denoiser_parameter = nn.Parameter(torch.tensor(learned(config.denoiser_weight)))
         self.enhancer_parameter = nn.Parameter(torch.tensor(learned(config.enhancer_weight)))
@@ -101,7 +118,12 @@ class UnrolledReconstructor(nn.Module):
         return float(self.denoiser_weight.detach()) + self.config.rho / 2
 
     def forward(
-        self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
+        self,
+        kspace: Tensor,
+        coil_maps: Tensor,
+        line_mask: Tensor,
+        anomaly: AnomalyMap | None = None,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Reconstruct; the last stage's image and its global image.
 
@@ -116,6 +138,8 @@ class UnrolledReconstructor(nn.Module):
         anomaly
             ``(b, ro, pe)`` complex to a map ``(b, ro, pe)`` in 0 to 1, called once a stage without gradient. None
             stands for a map of zeros.
+        features
+            ``(b, 6)`` `scan_features`, where they are known: those of the whole scan with a crop of it, say.
 
         Returns
         -------
@@ -127,14 +151,19 @@ class UnrolledReconstructor(nn.Module):
         InputError
             If shapes do not go together.
         """
-        for stage in self.iterate(kspace, coil_maps, line_mask, anomaly):
+        for stage in self.iterate(kspace, coil_maps, line_mask, anomaly, features):
             last = stage
         if kspace.ndim == 3:
             return last.image[0], last.global_image[0]
         return last.image, last.global_image
 
     def iterate(
-        self, kspace: Tensor, coil_maps: Tensor, line_mask: Tensor, anomaly: AnomalyMap | None = None
+        self,
+        kspace: Tensor,
+        coil_maps: Tensor,
+        line_mask: Tensor,
+        anomaly: AnomalyMap | None = None,
+        features: Tensor | None = None,
     ) -> Iterator[Iterate]:
         """The stages one after another, for intermediate results and for losses on the map; arguments as `forward`."""
         if kspace.ndim not in (3, 4) or kspace.shape[-3:] != coil_maps.shape[-3:]:
@@ -146,14 +175,32 @@ class UnrolledReconstructor(nn.Module):
             operator = SenseOperator(coil_maps, line_mask)
             measured = operator.adjoint(kspace)
             measured = measured if kspace.ndim == 4 else measured.reshape(1, *measured.shape[-2:])
-            image = self._consistent(operator, measured, 0.0, None)
+            iterations = self.config.initial_iterations or self.config.cg_iterations
+            image = self._consistent(operator, measured, self.denoiser_weight, None, iterations)
+            if self.condition is not None and features is None:
+                acquired = kspace * line_mask[..., None, None, :]
+                features = scan_features(acquired.reshape(-1, *acquired.shape[-3:]), line_mask, measured)
+            steps = self._iterations(features)
         dual = torch.zeros_like(image)
         for stage in range(self.config.stages):
-            global_image = self._run(self._denoise, operator, measured, image)
+            first, *inner = steps[stage * (1 + self.config.inner_iterations) :]
+            global_image = self._run(self._denoise, operator, measured, image, first)
             anomaly_map = _map_of(global_image, anomaly)
             is_last = stage + 1 == self.config.stages
-            image, dual = self._inner(operator, measured, global_image, anomaly_map, dual, is_last=is_last)
+            image, dual = self._inner(operator, measured, global_image, anomaly_map, dual, inner, is_last=is_last)
             yield Iterate(image, global_image, anomaly_map)
+
+    def _iterations(self, features: Tensor | None) -> list[_Iteration]:
+        """What every iteration knows of the scan, and its λ₁ and λ₂."""
+        if self.condition is None or features is None:
+            count = self.config.stages * (1 + self.config.inner_iterations)
+            return [_Iteration((), self.denoiser_weight, self.enhancer_weight)] * count
+        known, factors = self.condition(features)
+        first, second = factors[..., None, None].unbind(-3)
+        return [
+            _Iteration((of_step,), self.denoiser_weight * to_denoiser, self.enhancer_weight * to_enhancer)
+            for of_step, to_denoiser, to_enhancer in zip(known, first, second, strict=True)
+        ]
 
     def _inner(
         self,
@@ -162,6 +209,7 @@ class UnrolledReconstructor(nn.Module):
         image: Tensor,
         anomaly_map: Tensor,
         dual: Tensor,
+        steps: list[_Iteration],
         *,
         is_last: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -169,51 +217,66 @@ class UnrolledReconstructor(nn.Module):
         split = image
         active = torch.ones_like(image.real[..., :1, :1], dtype=torch.bool)
         for iteration in range(self.config.inner_iterations):
-            updated = self._run(self._denoise_split, operator, measured, split, dual)
+            step = steps[iteration]
+            updated = self._run(self._denoise_split, operator, measured, split, dual, step)
             image = torch.where(active, updated, image)
             # Nobody reads the very last r and u, so the very last G need not run.
             if is_last and iteration + 1 == self.config.inner_iterations:
                 break
-            new_split, new_dual = self._run(self._enhance, image, split, anomaly_map, dual)
+            new_split, new_dual = self._run(self._enhance, image, split, anomaly_map, dual, step)
             split, dual = torch.where(active, new_split, split), torch.where(active, new_dual, dual)
             if self.config.tolerance > 0:
                 apart = torch.linalg.vector_norm((image - split).detach(), dim=(-2, -1), keepdim=True)
                 active = active & (apart >= self.config.tolerance)
         return image, dual
 
-    def _denoise(self, operator: SenseOperator, measured: Tensor, image: Tensor) -> Tensor:
-        denoised = self.denoiser(image)
+    def _denoise(self, operator: SenseOperator, measured: Tensor, image: Tensor, step: _Iteration) -> Tensor:
+        denoised = self.denoiser(image, *step.known)
         with single_precision(image):
-            return self._consistent(operator, measured + self.denoiser_weight * denoised, 0.0, denoised)
+            weight = step.denoiser_weight
+            return self._consistent(operator, measured + weight * denoised, weight, denoised)
 
-    def _denoise_split(self, operator: SenseOperator, measured: Tensor, split: Tensor, dual: Tensor) -> Tensor:
-        rho, denoised = self.config.rho, self.denoiser(split)
+    def _denoise_split(
+        self, operator: SenseOperator, measured: Tensor, split: Tensor, dual: Tensor, step: _Iteration
+    ) -> Tensor:
+        rho, denoised = self.config.rho, self.denoiser(split, *step.known)
         with single_precision(split):
-            wanted = self.denoiser_weight * denoised + rho * (split - dual / rho)
-            return self._consistent(operator, measured + wanted, rho, wanted / (self.denoiser_weight + rho))
+            wanted = step.denoiser_weight * denoised + rho * (split - dual / rho)
+            weight = step.denoiser_weight + rho
+            return self._consistent(operator, measured + wanted, weight, wanted / weight)
 
-    def _enhance(self, image: Tensor, split: Tensor, anomaly_map: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
-        rho, weight = self.config.rho, self.enhancer_weight
-        enhanced = self.enhancer(split, anomaly_map)
+    def _enhance(
+        self, image: Tensor, split: Tensor, anomaly_map: Tensor, dual: Tensor, step: _Iteration
+    ) -> tuple[Tensor, Tensor]:
+        rho, weight = self.config.rho, step.enhancer_weight
+        enhanced = self.enhancer(split, anomaly_map, *step.known)
         with single_precision(image):
             split = (weight * enhanced + rho * image + dual) / (rho + weight)
             return split, dual + rho * (image - split)
 
-    def _consistent(self, operator: SenseOperator, rhs: Tensor, rho: float, prior: Tensor | None) -> Tensor:
-        """``CG(AᴴA + λ₁ + ρ, rhs)`` from 0 or, with a warm start, from the solution without any data."""
-        weight = self.denoiser_weight + rho
-        return conjugate_gradient(
-            lambda image: operator.normal(image) + weight * image,
-            rhs,
-            iterations=self.config.cg_iterations,
-            start=prior if self.config.warm_start else None,
-        )
+    def _consistent(
+        self, operator: SenseOperator, rhs: Tensor, weight: Tensor, prior: Tensor | None, iterations: int = 0
+    ) -> Tensor:
+        """``CG(AᴴA + weight, rhs)`` from 0 or, with a warm start, from the solution without any data."""
+        iterations = iterations or self.config.cg_iterations
+        start = prior if self.config.warm_start else None
+
+        def normal(image: Tensor) -> Tensor:
+            return operator.normal(image) + weight * image
+
+        if self.implicit and torch.is_grad_enabled():
+            return implicit_conjugate_gradient(normal, rhs, iterations=iterations, start=start, damping=weight)
+        return conjugate_gradient(normal, rhs, iterations=iterations, start=start)
 
     def _run(self, step: Callable[..., Result], *arguments: object) -> Result:
         if self.checkpointing and torch.is_grad_enabled():
             result: Result = checkpoint(step, *arguments, use_reentrant=False)
             return result
         return step(*arguments)
+
+
+def _conditioned(network: NetworkConfig, condition: int) -> NetworkConfig:
+    return NetworkConfig(network.name, {**network.settings, "condition": condition}) if condition else network
 
 
 def _map_of(image: Tensor, anomaly: AnomalyMap | None) -> Tensor:

@@ -240,3 +240,28 @@ def test_cuda_agrees_with_cpu() -> None:
     kspace = torch.stack([coil_phantom(8, (96, 91), 0.01, seed).kspace for seed in range(2)])
     there, here = espirit_maps(kspace.cuda(), 24, sets=2).cpu(), espirit_maps(kspace, 24, sets=2)
     assert relative_error(there[:, 0], here[:, 0]) < 1e-3
+
+
+def test_a_gap_keeps_maps_right_where_the_object_leaves_the_readout() -> None:
+    wide = coil_phantom(8, (160, 90), 0.005)
+    ends = slice(80 - 30, 80 + 30)  # the object is longer than this field of view
+    image, maps = wide.image[ends], wide.coil_maps[:, ends]
+    inside = wide.inside[ends]
+    assert inside[0].any()
+    assert inside[-1].any()
+    kspace = fft2c(maps * image)
+    errors = [
+        distance(espirit_maps(kspace, (round(24 * (1 + gap / 60)), 24), gap=gap, crop=0.0), maps)[inside].quantile(0.99)
+        for gap in (0, 20)
+    ]
+    assert errors[0] > 0.3
+    assert errors[1] < 0.06
+
+
+def test_interpolated_maps_are_those_of_every_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    phantom = coil_phantom(12, (160, 150), 0.01)
+    fast = espirit_maps(phantom.kspace, 24, kernel_width=8)
+    monkeypatch.setattr("pass_recon.physics.coils._LEAST_POINTS", 160)
+    every = espirit_maps(phantom.kspace, 24, kernel_width=8)
+    assert distance(fast, every)[phantom.inside].max() < 2e-3
+    assert (support(fast) != support(every)).float().mean() < 5e-3

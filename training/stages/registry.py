@@ -51,5 +51,6 @@ STAGES = {
         Stage("netad", "training.stages.netad", "NetADSettings", "train_netad"),
         Stage("reconstruction", "training.stages.reconstruction", "ReconstructionSettings", "train_reconstruction"),
         Stage("sampling", "training.stages.sampling", "SamplingSettings", "train_sampling"),
+        Stage("mixture", "training.stages.mixture", "MixtureTraining", "train_mixture"),
     )
 }
