@@ -37,7 +37,8 @@ def buffer_lines(acquisitions: Iterable[Any], scan: mrd.ScanContext) -> Iterator
     """
     readouts, slices, warnings = mrd.Readouts(scan), mrd.SliceSorter(scan), Warnings()
     finished, dropped = FinishedSlices(scan, slices, warnings), DroppedLines()
-    for acquisition in (item for item in acquisitions if isinstance(item, ismrmrd.Acquisition)):
+    only_acquisitions = (item for item in acquisitions if isinstance(item, ismrmrd.Acquisition))
+    for acquisition in readouts.after_learning(only_acquisitions, slices.is_of_image):
         slices.watch(acquisition)
         try:
             if mrd.is_noise(acquisition):

@@ -5,7 +5,7 @@ The stock NoiseAdjust and RemoveROOversampling may or may not have run before us
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ismrmrd.acquisition import Acquisition
 from gadgets.mrd.header import Encoding, ScanContext
 from gadgets.mrd.lines import Line
 from gadgets.mrd.noise import NoiseScans
+from gadgets.mrd.opening import Habits, after_learning, kind_of
 from pass_recon.types import InputError
 
 # Scans that hold no image: navigators, dummy scans, phase correction, feedback and other calibrations of the scanner.
@@ -58,11 +59,18 @@ class Readouts:
         self._noise = NoiseScans(scan.noise_bandwidth)
         self._coils: int | None = None
         self._remarks: dict[str, None] = {}  # ordered, without repetitions
+        self._habits = Habits()
 
     @property
     def remarks(self) -> list[str]:
         """What was made up for so far: noise scans that could not be used, samples that the header does not tell of."""
-        return [*self._noise.remarks, *self._remarks]
+        return [*self._noise.remarks, *self._habits.remarks, *self._remarks]
+
+    def after_learning(
+        self, acquisitions: Iterable[Acquisition], is_image: Callable[[Acquisition], bool]
+    ) -> Iterator[Acquisition]:
+        """The same acquisitions, from the first lines of which it is learned how the scan reads; see `opening`."""
+        return after_learning(acquisitions, self._scan, is_image, self._habits)
 
     def add_noise(self, acquisition: Acquisition) -> None:
         """Keep a noise scan. Those that come after the first line are ignored, as Gadgetron does."""
@@ -92,7 +100,7 @@ class Readouts:
         if not finite.all():
             raise InputError(f"the line holds {data.size - int(finite.sum())} values that are NaN or infinite")
         encoding = self._scan.encoding(acquisition.encoding_space_ref)
-        readout = Readout.of(acquisition, encoding)
+        readout = Readout.of(acquisition, encoding, self._habits)
         for remark in readout.remarks:
             self._remarks[remark] = None
         line = readout.centred(self._noise.whiten(data, acquisition.sample_time_us))
@@ -133,8 +141,8 @@ class Readout:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, acquisition: Acquisition, encoding: Encoding) -> Readout:
-        """Read it off an acquisition.
+    def of(cls, acquisition: Acquisition, encoding: Encoding, habits: Habits) -> Readout:
+        """Read it off an acquisition, and off what is known of others like it.
 
         Raises
         ------
@@ -150,14 +158,19 @@ class Readout:
                 f"{acquisition.discard_post} to be discarded: none is"
             )
             first, last = 0, total
-        centre = _centre(acquisition, encoding, first, last) - first
+        learned = habits.centres.get(kind_of(acquisition))
+        centre = (_centre(acquisition, encoding, first, last) if learned is None else learned) - first
         grid, ro = (total, encoding.ro) if total in known else _grid(last - first, centre, encoding)
+        if grid == encoding.ro and acquisition.encoding_space_ref in habits.sampled:
+            grid = encoding.sampled_readout  # a short readout of a scan that comes as it was sampled
+        if acquisition.encoding_space_ref in habits.oversampled:
+            ro = grid // 2
         if grid > encoding.sampled_readout:
             remarks.append(
                 f"readouts have {grid} samples where the header's encoded matrix has {encoding.sampled_readout}: taken "
                 f"for {grid // encoding.sampled_readout}-fold oversampling that it does not tell of"
             )
-        removed = encoding.oversampling if grid == encoding.ro else 1.0
+        removed = encoding.oversampling if grid == encoding.ro == ro else 1.0
         reverse = acquisition.is_flag_set(flags.ACQ_IS_REVERSE)
         return cls(first, last, centre, grid, ro, reverse, removed, tuple(remarks))
 

@@ -131,6 +131,10 @@ class SliceSorter:
         """Whether a line belongs to a calibration scan of its own, and to no image."""
         return only_calibrates(acquisition) and self._scan.separate_calibration(acquisition.encoding_space_ref)
 
+    def is_of_image(self, acquisition: Acquisition) -> bool:
+        """Whether a line belongs to an image."""
+        return is_for_images(acquisition) and not self.is_reference(acquisition)
+
     def reference_of(self, acquisition: Acquisition) -> LineSet:
         """Where the lines of this acquisition's calibration scan are collected."""
         return self._references.setdefault(SliceKey.of(acquisition), LineSet())

@@ -76,6 +76,12 @@ def lines(steps: Any, *marks: int, offset: int = 0, factor: float = 1.0, seed: i
         yield acquisition(factor * k[..., step], step - offset, *marks, **fields)
 
 
+def _cut(made: Iterator[Any], first: int, last: int, centre: int) -> Iterator[Any]:
+    """Readouts of which only some samples were taken."""
+    for one in made:
+        yield acquisition(one.data[:, first:last], one.idx.kspace_encode_step_1, center_sample=centre)
+
+
 def _with_user_5(made: Iterator[Any], value: int) -> Iterator[Any]:
     for one in made:
         one.idx.user[5] = value
@@ -168,6 +174,29 @@ SITUATIONS: dict[str, Situation] = {
     ),
     "twofold oversampling told by the field of view alone": Situation(
         _plain_header(encoded=(RO, PE, 600, 300)), lambda: lines(FULL), said=("2-fold oversampling",)
+    ),
+    "twofold oversampling told by the matrix alone": Situation(
+        _plain_header(encoded=(2 * RO, PE, 300, 300)), lambda: lines(FULL), said=("2-fold oversampling",)
+    ),
+    # Readouts.
+    "asymmetric echo without its centre": Situation(
+        head(), lambda: _cut(lines(FULL), RO // 2, 2 * RO, 0), said=("has it at 32",), tolerance=0.12
+    ),
+    "echo cut at its end, without its centre": Situation(
+        head(), lambda: _cut(lines(FULL), 0, RO + RO // 2, 0), said=("has it at 64",), tolerance=0.12
+    ),
+    "asymmetric echo with a wrong centre": Situation(
+        head(), lambda: _cut(lines(FULL), RO // 2, 2 * RO, 75), said=("has it at 32",), tolerance=0.12
+    ),
+    "calibration of half the samples": Situation(
+        head(**SEPARATE),
+        _chain(
+            lambda: (
+                acquisition(one.data[:, RO // 2 : RO // 2 + RO], one.idx.kspace_encode_step_1, CALIBRATION)
+                for one in lines(ACS)
+            ),
+            lambda: lines(EVEN),
+        ),
     ),
     # Centres.
     "centre off by one": Situation(head(limits=(0, PE - 1, PE // 2 + 1)), lambda: lines(FULL), said=("step 32",)),
