@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from copy import copy
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
+# Accelerations that bundles serve besides their own.
+_LEAST, _MOST = 2.0, 10.0
 _loaded: dict[tuple[str | None, str, float, bool], Pipeline] = {}
 _loading = threading.Lock()
 
@@ -50,8 +53,7 @@ def warm_up(properties: Properties) -> None:
     if properties.bundle == "auto":
         from pass_recon.bundles import shipped_bundles
 
-        ending = f"-{properties.acceleration:g}x"
-        examinations += [name.removesuffix(ending) for name in shipped_bundles() if name.endswith(ending)]
+        examinations += sorted({name.rpartition("-")[0] for name in shipped_bundles()})
     for examination in examinations:
         _run_once(_load(properties, examination))
 
@@ -66,15 +68,21 @@ def _run_once(pipeline: Pipeline) -> None:
 
 
 def chosen_bundle(properties: Properties, examination: str) -> str | None:
-    """The bundle for an examination: the one asked for, or with ``auto`` the shipped one that fits, None for none."""
+    """The bundle for an examination: the one asked for, or with ``auto`` the shipped one of the nearest acceleration,
+    None for none.
+    """
     from pass_recon.bundles import shipped_bundles
 
     if properties.bundle == "classical":
         return None
     if properties.bundle != "auto":
         return properties.bundle
-    name = f"{examination}-{properties.acceleration:g}x"
-    return name if name in shipped_bundles() else None
+    offered = {name: float(name.rpartition("-")[2].rstrip("x")) for name in shipped_bundles()
+               if name.rpartition("-")[0] == examination}  # fmt: skip
+    wanted = properties.acceleration
+    if not offered or (wanted not in offered.values() and not _LEAST <= wanted <= _MOST):
+        return None
+    return min(offered, key=lambda name: abs(math.log(offered[name] / wanted)))
 
 
 def bundle_reason(scan: ScanContext) -> str:

@@ -97,6 +97,8 @@ class SamplerConfig:
         The AS network; None where the population's plan is all there is.
     acs_fraction
         Fraction of the lines that form the ACS, whose logits mean nothing.
+    ranked
+        It also ranks all lines for any acceleration from 2 to 10: a plan is the ACS and the first lines.
     centred
         The population's logits contain what the AS network asks for on average, so that a patient's correction is
         what is personal about it.
@@ -106,6 +108,7 @@ class SamplerConfig:
     personal: NetworkConfig | None = field(default_factory=lambda: NetworkConfig("line_network"))
     acs_fraction: float = 0.08
     centred: bool = False
+    ranked: bool = False
 
     def __post_init__(self) -> None:
         if self.lines < 1:

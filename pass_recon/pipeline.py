@@ -23,7 +23,7 @@ from pass_recon.quality import TrainedFor, inspect
 from pass_recon.quality.guard import GUARDS, judge
 from pass_recon.quality.training import check_matrix
 from pass_recon.reconstruction.classical import root_sum_of_squares
-from pass_recon.reconstruction.unrolled import Iterate
+from pass_recon.reconstruction.unrolled import Iterate, UnrolledReconstructor
 from pass_recon.sampling.lines import (
     acquisition_order,
     acs_count,
@@ -37,6 +37,10 @@ from pass_recon.sampling.lines import (
 )
 from pass_recon.types import Box, InputError, QualityFinding, Reconstruction, SamplingPlan
 
+# How far a scan may be from what a bundle's own reconstructor was trained on, in size and in lines: a patient's own
+# lines differ from the population's by a few in a hundred.
+_UNLIKE = 0.15
+
 
 class Pipeline:
     """Plan and reconstruct slices with one bundle at one acceleration, on one device.
@@ -49,7 +53,8 @@ class Pipeline:
     device
         Where to compute, as torch names it. Results always come back on the CPU.
     acceleration
-        R; each plan holds exactly round(pe / R) lines. By default the bundle's, or 4.
+        R; each plan holds exactly round(pe / R) lines. By default the bundle's, or 4; from 2 to 10 where the bundle
+        ranks all lines.
     anomaly
         Whether to look for anomalies. Without, the networks are given a map of zeros.
     guard
@@ -80,15 +85,17 @@ class Pipeline:
             bundle = None
         self.device = torch.device(device)
         self.bundle = load_bundle(bundle) if isinstance(bundle, str | Path) else bundle
-        if self.bundle is None:
-            self.name, self.acceleration = "classical", acceleration or 4.0
-            self.acs_fraction = acs_fraction(self.acceleration)
-        else:
+        own = 4.0 if self.bundle is None else self.bundle.acceleration
+        self.name = "classical" if self.bundle is None else self.bundle.name
+        self.acceleration = own if acceleration is None else float(acceleration)
+        # Whether it is the acceleration that the bundle's lines, and its first reconstructor, were learned for.
+        self._own = self.bundle is not None and self.acceleration == own
+        self.acs_fraction = self.bundle.acs_fraction if self.bundle and self._own else acs_fraction(self.acceleration)
+        if self.bundle is not None:
             self.bundle.to(self.device)
-            self.name, self.acceleration = self.bundle.name, self.bundle.acceleration
-            self.acs_fraction = self.bundle.acs_fraction
-        if acceleration not in (None, self.acceleration):
-            raise InputError(f"bundle {self.name} is for {self.acceleration:g}×, but {acceleration:g}× was asked for")
+            if not self._own and not (self.bundle.sampler.config.ranked and 2 <= self.acceleration <= 10):
+                served = "2× to 10×" if self.bundle.sampler.config.ranked else f"{own:g}×"
+                raise InputError(f"bundle {self.name} is for {served}, but {acceleration:g}× was asked for")
         self.netad = self.bundle.netad if self.bundle is not None and anomaly else None
 
     def acs(self, pe: int) -> Tensor:
@@ -128,7 +135,7 @@ class Pipeline:
         """
         start = perf_counter()
         kspace, lines = self._on_grid(acs, acs_lines, shape)
-        if self.bundle is None or self.bundle.sampler.personal is None:
+        if self.bundle is None or self.bundle.sampler.personal is None or not self._own:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
@@ -166,7 +173,8 @@ class Pipeline:
         if self.bundle is None:
             lines = variable_density_lines(pe, self.acceleration, acs, within)
         else:
-            logits = self.bundle.sampler.population(pe).cpu()
+            sampler = self.bundle.sampler
+            logits = (sampler.population(pe) if self._own else sampler.ranked(pe)).cpu()
             lines = select_lines(logits, acs, line_budget(pe, self.acceleration), within)
         return SamplingPlan(
             lines=lines,
@@ -225,7 +233,8 @@ class Pipeline:
         prepared, mask = self._prepared(scan), scan.line_mask
         mapped = perf_counter()
         look = None if self.netad is None else self.netad.anomaly_map
-        iterates = list(self.bundle.reconstructor.iterate(prepared.kspace, prepared.coil_maps, mask, look))
+        network = self._reconstructor(mask, prepared.kspace.shape[-2])
+        iterates = list(network.iterate(prepared.kspace, prepared.coil_maps, mask, look))
         reconstructed = perf_counter()
         image = iterates[-1].image
         seen = self._look(image)
@@ -249,6 +258,18 @@ class Pipeline:
             quality=findings,
         )
 
+    def _reconstructor(self, line_mask: Tensor, ro: int) -> UnrolledReconstructor:
+        """The bundle's own for lines like those that it was trained with, else the general one where it has one."""
+        assert self.bundle is not None
+        own, general, pe = self.bundle.reconstructor, self.bundle.general, line_mask.shape[-1]
+        if general is None:
+            return own
+        if not self._own or any(abs(n / self.bundle.sampler.config.lines - 1) > _UNLIKE for n in (ro, pe)):
+            return general
+        usual = self.population_plan(pe).lines.to(line_mask.device)
+        common = int((usual & line_mask).sum()) / max(int(usual.sum()), int(line_mask.sum()))
+        return own if common > 1 - _UNLIKE else general
+
     def _guarded(
         self, scan: CleanScan, prepared: PreparedScan, image: Tensor, boxes: tuple[tuple[Box, ...], ...]
     ) -> tuple[tuple[tuple[QualityFinding, ...], ...], Tensor, str | None]:
@@ -256,7 +277,8 @@ class Pipeline:
         if self.guard == "off":
             return scan.findings, image, None
         assert self.bundle is not None
-        network, look = self.bundle.reconstructor, None if self.netad is None else self.netad.anomaly_map
+        network = self._reconstructor(scan.line_mask, prepared.kspace.shape[-2])
+        look = None if self.netad is None else self.netad.anomaly_map
         verdict = judge(
             prepared.kspace,
             prepared.coil_maps,

@@ -35,6 +35,8 @@ class Bundle:
         ``sampler(acs_image, anomaly_map=None) -> logits``.
     netad
         The anomaly detector; None if the bundle has none, as the published weights, whose CLIP is not among them.
+    general
+        A reconstructor for any other lines, matrix and acceleration; None where ``reconstructor`` serves all.
     card
         Data, licence, notes, metrics, versions: the bundle's ``card.json``.
     """
@@ -47,18 +49,19 @@ class Bundle:
     reconstructor: UnrolledReconstructor
     sampler: LineSampler
     netad: NetAD | None = None
+    general: UnrolledReconstructor | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: str | torch.device) -> Bundle:
         """Move all networks to a device, in place; returns the bundle."""
-        for network in (self.reconstructor, self.sampler, self.netad):
+        for network in (self.reconstructor, self.general, self.sampler, self.netad):
             if network is not None:
                 network.to(device)
         return self
 
     def freeze(self) -> Bundle:
         """Evaluation mode and no gradients, in place; returns the bundle."""
-        for network in (self.reconstructor, self.sampler, self.netad):
+        for network in (self.reconstructor, self.general, self.sampler, self.netad):
             if network is not None:
                 network.eval().requires_grad_(False)
         return self

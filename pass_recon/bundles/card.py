@@ -16,6 +16,7 @@ FORMAT = "pass-bundle"
 FORMAT_VERSION = 1
 SHARED_FOLDER = "common"
 COMPONENTS = ("reconstructor", "sampler", "netad")
+OPTIONAL_COMPONENTS = ("general",)
 
 # Names that a card must have, with the types they may be of; DESCRIPTION says where the weights come from.
 _REQUIRED: dict[str, tuple[type, ...]] = {
@@ -145,7 +146,7 @@ def _check_names(card: Mapping[str, Any], path: Path) -> None:
         if name in card and (not isinstance(card[name], kinds) or isinstance(card[name], bool)):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise BundleError(f"{path}: {name} must be {expected}, got {card[name]!r}")
-    wrong = set(card["configuration"]) ^ set(COMPONENTS)
+    wrong = (set(card["configuration"]) - set(OPTIONAL_COMPONENTS)) ^ set(COMPONENTS)
     if wrong:
         raise BundleError(f"{path}: configuration must have exactly {', '.join(COMPONENTS)}; see {sorted(wrong)}")
     if not card["acceleration"] >= 1 or not 0 < card["acs_fraction"] < 1:
@@ -164,8 +165,8 @@ def _file_of(name: str, entry: Any, source: Path) -> WeightsFile:
         raise BundleError(f"{source}: the file {name!r} lies outside the bundle")
     if not name.endswith(".safetensors"):
         raise BundleError(f"{source}: {name!r} is no safetensors file; pickles and other formats are never loaded")
-    if entry["component"] not in COMPONENTS:
-        raise BundleError(f"{source}: {name!r} belongs to {entry['component']!r}, which is none of {COMPONENTS}")
+    if entry["component"] not in (known := COMPONENTS + OPTIONAL_COMPONENTS):
+        raise BundleError(f"{source}: {name!r} belongs to {entry['component']!r}, which is none of {known}")
     return WeightsFile(name, entry["component"], entry["sha256"], entry["bytes"], entry["shared"])
 
 

@@ -23,6 +23,7 @@ from pass_recon.bundles.card import (
     DESCRIPTION,
     FORMAT,
     FORMAT_VERSION,
+    OPTIONAL_COMPONENTS,
     WeightsFile,
     describe_file,
     entry_of,
@@ -95,12 +96,13 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "cpu")
     card = read_card(folder)
     files = files_of(card, folder / CARD)
     _check_folder(folder, files)
-    weights = {component: _weights_of(component, files, folder) for component in COMPONENTS}
+    weights = {component: _weights_of(component, files, folder) for component in COMPONENTS + OPTIONAL_COMPONENTS}
     configuration = card["configuration"]
     try:
         reconstructor = UnrolledReconstructor(from_dict(ReconstructorConfig, configuration["reconstructor"]))
         sampler = LineSampler(from_dict(SamplerConfig, configuration["sampler"]))
         netad = _netad(configuration["netad"], weights["netad"], folder)
+        general = _general(configuration.get("general"), weights["general"], folder)
     except InputError as error:
         raise BundleError(f"bundle {folder}: {error}") from error
     load_strictly(reconstructor, weights["reconstructor"], f"{folder} (reconstructor)")
@@ -114,6 +116,7 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "cpu")
         reconstructor=reconstructor,
         sampler=sampler,
         netad=netad,
+        general=general,
         card=card,
     )
     return bundle.freeze().to(device)
@@ -141,7 +144,7 @@ def save_bundle(
         Measure metrics on what is loaded back.
     shared
         Files to put into the folder ``common`` beside the bundle, under a name made of their content, so that several
-        bundles use one copy: of ``"reconstructor"``, ``"sampler"``, ``"netad"`` and ``"backbone"``.
+        bundles use one copy: of ``"reconstructor"``, ``"general"``, ``"sampler"``, ``"netad"`` and ``"backbone"``.
     overwrite
         Replace a bundle that is there already.
 
@@ -162,7 +165,9 @@ def save_bundle(
         content = safetensors.torch.save(tensors)
         name = f"{part}.safetensors"
         if part in shared:
-            name = f"{part}-{describe_file(name, component, content).sha256[:12]}.safetensors"
+            # Another bundle may have the same weights for its own lines.
+            stem = "reconstructor" if part == "general" else part
+            name = f"{stem}-{describe_file(name, component, content).sha256[:12]}.safetensors"
         contents.append((describe_file(name, component, content, shared=part in shared), content))
     card = _written(_new_card(bundle, [file for file, _ in contents]))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +205,8 @@ def _parts(bundle: Bundle, dtype: torch.dtype) -> list[tuple[str, str, dict[str,
         ("reconstructor", "reconstructor", _tensors(bundle.reconstructor, dtype)),
         ("sampler", "sampler", _tensors(bundle.sampler, torch.float32)),
     ]
+    if bundle.general is not None:
+        parts.append(("general", "general", _tensors(bundle.general, dtype)))
     if bundle.netad is not None:
         weights = bundle.netad.weights(dtype)
         backbone = {key: value for key, value in weights.items() if key.startswith(_BACKBONE)}
@@ -229,6 +236,7 @@ def _new_card(bundle: Bundle, files: list[WeightsFile]) -> dict[str, Any]:
             "reconstructor": to_dict(bundle.reconstructor.config),
             "sampler": to_dict(bundle.sampler.config),
             "netad": None if bundle.netad is None else bundle.netad.configuration.to_dict(),
+            **({} if bundle.general is None else {"general": to_dict(bundle.general.config)}),
         },
         "files": {file.name: entry_of(file) for file in files},
     }
@@ -236,7 +244,7 @@ def _new_card(bundle: Bundle, files: list[WeightsFile]) -> dict[str, Any]:
 
 def _written(card: dict[str, Any]) -> str:
     try:
-        return readable_json(card, width=160)
+        return readable_json(card, width=190)
     except (TypeError, ValueError) as error:
         raise BundleError(f"the card of {card['name']} cannot be written as JSON: {error}") from error
 
@@ -281,6 +289,16 @@ def _check_tensors(tensors: Mapping[str, Tensor], known: Mapping[str, Tensor], s
             raise BundleError(f"{source}: {key} is {value.dtype}, weights are floating point")
         if not torch.isfinite(value).all():
             raise BundleError(f"{source}: {key} holds NaN or infinity")
+
+
+def _general(configuration: Any, weights: dict[str, Tensor], folder: Path) -> UnrolledReconstructor | None:
+    if configuration is None:
+        if weights:
+            raise BundleError(f"bundle {folder} has weights of a general reconstructor but no configuration for it")
+        return None
+    general = UnrolledReconstructor(from_dict(ReconstructorConfig, configuration))
+    load_strictly(general, weights, f"{folder} (general)")
+    return general
 
 
 def _netad(configuration: Any, weights: dict[str, Tensor], folder: Path) -> NetAD | None:

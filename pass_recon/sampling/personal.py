@@ -184,10 +184,25 @@ class LineSampler(nn.Module):
         super().__init__()
         self.config = config = config or SamplerConfig()
         self.common: Tensor
+        self.ranking: Tensor
         self.population = PopulationLogits(config.lines, config.acs_fraction)
         self.personal = build("AS network", PERSONAL_NETWORKS, config.personal) if config.personal else None
         if config.centred:
             self.register_buffer("common", torch.zeros(config.lines))
+        if config.ranked:
+            self.register_buffer("ranking", torch.zeros(config.lines))
+
+    def ranked(self, pe: int) -> Tensor:
+        """``(pe,)``, higher is earlier: one order of lines, of which the plan of every acceleration holds the first.
+
+        Raises
+        ------
+        InputError
+            If the bundle has none.
+        """
+        if not self.config.ranked:
+            raise InputError("this sampler knows the lines of one acceleration only")
+        return resample_lines(self.ranking, pe)
 
     def forward(self, acs_image: Tensor, anomaly_map: Tensor | None = None) -> Tensor:
         """Logits of every line; ``lines.select_lines`` makes a plan of them.

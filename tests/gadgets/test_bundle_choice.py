@@ -80,12 +80,15 @@ def test_examination_is_found_wherever_the_header_tells_it(said):
     assert ScanContext(vetoed, Properties()).examination == ""
 
 
-def test_auto_takes_the_shipped_bundle_of_the_kind_and_acceleration(monkeypatch):
-    monkeypatch.setattr("pass_recon.bundles.shipped_bundles", lambda: ("brain-t1-4x", "knee-pd-8x"))
+def test_auto_takes_the_shipped_bundle_of_the_examination_whose_acceleration_is_nearest(monkeypatch):
+    monkeypatch.setattr("pass_recon.bundles.shipped_bundles", lambda: ("brain-t1-4x", "knee-pd-4x", "knee-pd-8x"))
     assert chosen_bundle(Properties(), "brain-t1") == "brain-t1-4x"
-    assert chosen_bundle(Properties(acceleration=8.0), "brain-t1") is None
+    assert chosen_bundle(Properties(acceleration=8.0), "brain-t1") == "brain-t1-4x"
     assert chosen_bundle(Properties(acceleration=8.0), "knee-pd") == "knee-pd-8x"
-    assert chosen_bundle(Properties(acceleration=6.0), "knee-pd") is None
+    assert chosen_bundle(Properties(acceleration=5.0), "knee-pd") == "knee-pd-4x"
+    assert chosen_bundle(Properties(acceleration=6.0), "knee-pd") == "knee-pd-8x"
+    assert chosen_bundle(Properties(acceleration=1.5), "knee-pd") is None
+    assert chosen_bundle(Properties(acceleration=12.0), "knee-pd") is None
     assert chosen_bundle(Properties(), "") is None
 
 
