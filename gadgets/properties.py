@@ -156,7 +156,8 @@ class Properties:
         InputError
             If a property is unknown or has a value it cannot have.
         """
-        return cls(**{name: _read(name, text.strip()) for name, text in given.items()})
+        known = {one.name: one.metadata["values"] for one in dataclasses.fields(cls)}
+        return cls(**{name: _read(name, text.strip(), known) for name, text in given.items()})
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,11 @@ class Row:
     about: str
 
 
-def table() -> dict[str, Row]:
-    """All properties by name."""
+def table(of: type[Properties] = Properties) -> dict[str, Row]:
+    """All properties by name; those of a chain of your own, which adds some, by its class."""
     return {
         one.name: Row(one.name, as_text(one.default), one.metadata["values"].words, one.metadata["about"])
-        for one in dataclasses.fields(Properties)
+        for one in dataclasses.fields(of)
     }
 
 
@@ -223,8 +224,7 @@ def markdown() -> str:
     )
 
 
-def _read(name: str, text: str) -> Any:
-    known = {one.name: one.metadata["values"] for one in dataclasses.fields(Properties)}
+def _read(name: str, text: str, known: Mapping[str, Values]) -> Any:
     if name not in known:
         raise InputError(f"unknown property {name!r}; known are {', '.join(known)}")
     try:

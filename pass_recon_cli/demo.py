@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pass_recon.anatomies import ANATOMIES
 from pass_recon_cli.properties import add_property_options, properties_of
 from pass_recon_cli.simulate import add_patient_options, simulated_patient
 
@@ -107,7 +108,7 @@ def _scan(args: argparse.Namespace, patient: Path, images: Path, port: int) -> S
 
 
 def _title(args: argparse.Namespace) -> str:
-    contrast = args.contrast or ("pd" if args.anatomy == "knee" else "flair")
+    contrast = args.contrast or ANATOMIES[args.anatomy].contrasts[0]
     return f"{args.anatomy.capitalize()} {contrast.upper()}, {float(args.acceleration):g}× accelerated, closed loop"
 
 

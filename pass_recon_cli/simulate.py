@@ -6,13 +6,15 @@ import argparse
 import sys
 from typing import Any
 
+from pass_recon.anatomies import ANATOMIES, CONTRASTS
+
 EXAMPLE = "example: pass-recon simulate --anatomy brain --contrast flair --lesions 2 --slices 3 --seed 1 -o patient.h5"
 
 
 def add_patient_options(parser: argparse.ArgumentParser) -> None:
     """The options that describe a simulated patient."""
-    parser.add_argument("--anatomy", choices=("brain", "knee"), default="brain", help="default: %(default)s")
-    parser.add_argument("--contrast", choices=("t1", "flair", "pd"), help="default: flair for brain, pd for knee")
+    parser.add_argument("--anatomy", choices=tuple(ANATOMIES), default="brain", help="default: %(default)s")
+    parser.add_argument("--contrast", choices=tuple(CONTRASTS), help="default: flair for brain, pd for knee")
     parser.add_argument("--lesions", type=int, default=2, metavar="N", help="lesions; default: %(default)s")
     parser.add_argument("--coils", type=int, default=12, metavar="N", help="receiver coils; default: %(default)s")
     parser.add_argument("--slices", type=int, default=3, metavar="N", help="default: %(default)s")
@@ -43,7 +45,7 @@ def simulated_patient(args: argparse.Namespace) -> Any:
     """The patient that these options describe."""
     from pass_recon.phantom import simulate_patient
 
-    contrast: Any = args.contrast or ("pd" if args.anatomy == "knee" else "flair")
+    contrast: Any = args.contrast or ANATOMIES[args.anatomy].contrasts[0]
     return simulate_patient(
         anatomy=args.anatomy,
         contrast=contrast,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from gadgets.properties import Properties, as_text, markdown, table
+from gadgets.properties import Properties, Values, as_text, markdown, table
 from pass_recon.types import InputError
 
 
@@ -72,3 +73,20 @@ def test_the_documentation_is_that_of_the_table():
     """If this fails: python -m gadgets.properties > docs/properties.md."""
     page = Path(__file__).resolve().parents[2] / "docs" / "properties.md"
     assert page.read_text(encoding="utf-8") == markdown()
+
+
+def test_a_property_of_one_s_own_is_one_field():
+    """As somebody with a stage of her own adds one: checked, read and documented like all others."""
+
+    @dataclass(frozen=True)
+    class WithFilter(Properties):
+        filter_mm: float = field(
+            default=0.0, metadata={"values": Values("a number", float), "about": "width of a filter of the image"}
+        )
+
+    given = WithFilter.from_text({"filter_mm": "1.5", "acceleration": "8"})
+    assert (given.filter_mm, given.acceleration) == (1.5, 8.0)
+    with pytest.raises(InputError, match="'filter_mm' must be a number, got 'wide'"):
+        WithFilter.from_text({"filter_mm": "wide"})
+    assert table(WithFilter)["filter_mm"].about == "width of a filter of the image"
+    assert "filter_mm" not in table()
