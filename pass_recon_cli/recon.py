@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
     from gadgets.chain import run_chain
     from gadgets.converters.image_file import ImageFile, default_group
-    from gadgets.mrd import remarks, sentences
+    from gadgets.mrd import bundle_of, remarks, sentences
     from gadgets.mrd.scan_file import ScanFile
     from gadgets.protocol.connection import Failure
     from pass_recon.types import PassError
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     group = args.out_group or default_group()
     failures: list[Failure] = []
     said: list[Remark] = []
+    bundle = ""
     with ScanFile(args.filename, args.in_group) as source:
         output = ImageFile(args.outfile, group)
         try:
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
                     failures.append(item)
                 else:
                     said += remarks(item)
+                    bundle = bundle or bundle_of(item)
                     output.append(item)
         except PassError as error:  # the images that were made before are images all the same
             failures.append(Failure(str(error), "input"))
@@ -63,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
     told = [failure.message for failure in failures]
     untold = (remark for remark in said if not any(remark.text in message for message in told))
     failures += [Failure(sentence, "warning") for sentence in sentences(untold)]
-    return _told(failures, output, args)
+    return _told(failures, output, args, bundle)
 
 
-def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace) -> int:
+def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace, bundle: str) -> int:
     """Say what happened; returns the exit code."""
     for failure in failures:
         warning = "warning: " if failure.severity == "warning" else ""
@@ -76,6 +78,7 @@ def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace) 
         return 1
     if not args.quiet:
         sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
+        sys.stdout.write(f"bundle {bundle}\n" if bundle else "")
     return 1 if any(failure.severity != "warning" for failure in failures) else 0
 
 

@@ -110,6 +110,8 @@ def summary(report: ScanReport, outfile: str, group: str) -> str:
     """What came of the scan, one line and one more for each slice of a closed loop."""
     where = f"{outfile}:/{group.strip('/')}"
     lines = [f"{report.sent} acquisitions sent, {report.images} images in {where}, {report.seconds:.1f} s"]
+    if report.bundle:
+        lines.append(f"bundle {report.bundle}")
     for record in report.slices:
         if record.plan is None:
             continue

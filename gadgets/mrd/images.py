@@ -145,6 +145,11 @@ def remarks(image: Image) -> list[Remark]:
     return [Remark(image.slice, text) for text in (*_listed(image.meta.get("PASS_fallback")), *quality)]
 
 
+def bundle_of(image: Image) -> str:
+    """Which bundle an image was made with, or that there is none, and why; empty where it does not say."""
+    return str(image.meta.get("PASS_bundle_reason") or "")
+
+
 def sentences(said: Iterable[Remark]) -> list[str]:
     """A sentence for each thing that there is to say, with all the slices that it is said of."""
     slices: dict[str, dict[int, None]] = {}  # ordered, without repetitions

@@ -130,6 +130,8 @@ class ScanReport:
         What came when.
     seconds
         From the connection to the end of the answer.
+    bundle
+        Which bundle the images were made with, and why.
     """
 
     sent: int = 0
@@ -139,6 +141,7 @@ class ScanReport:
     slices: list[SliceReport] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     seconds: float = 0.0
+    bundle: str = ""
 
 
 def run_scan(
@@ -204,7 +207,7 @@ def run_scan(
         receiver.wait()
         report.seconds = receiver.elapsed()
         output.keep()
-        report.images, report.arrivals = output.images, receiver.arrivals
+        report.images, report.arrivals, report.bundle = output.images, receiver.arrivals, receiver.bundle
         report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
         report.warnings += sentences(remark for remark in receiver.remarks if not _is_told(remark.text, report))
     if lost:

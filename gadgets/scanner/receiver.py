@@ -11,7 +11,7 @@ import ismrmrd
 
 from gadgets import protocol
 from gadgets.converters.image_file import ImageFile
-from gadgets.mrd import is_plan, remarks
+from gadgets.mrd import bundle_of, is_plan, remarks
 from gadgets.mrd.images import Remark
 from pass_recon.types import InputError, PassError
 
@@ -89,6 +89,8 @@ class Receiver:
         What the server reported.
     remarks
         What images say of themselves.
+    bundle
+        Which bundle they were made with, and why.
     lost
         How the connection ended if not with CLOSE; empty otherwise.
     arrivals
@@ -99,6 +101,7 @@ class Receiver:
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self.remarks: list[Remark] = []
+        self.bundle = ""
         self.lost = ""
         self.arrivals: list[Arrival] = []
         self._channel, self._output = channel, output
@@ -184,6 +187,7 @@ class Receiver:
                 self._plans.setdefault(key, (plan, now))
                 self._changed.notify_all()
         self.remarks += remarks(image)
+        self.bundle = self.bundle or bundle_of(image)
         self._output.append(image)
 
     def _readable(self, message: protocol.Message) -> ismrmrd.Image:
