@@ -19,7 +19,7 @@ demo: $(VENV)/.installed  ## scan and reconstruct a simulated patient in a close
 	$(BIN)/pass-recon demo
 
 test: $(VENV)/.installed  ## the suite without slow, GPU, network and Gadgetron tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-all: $(VENV)/.installed  ## slow tests too; the others where the machine has what they need
 	$(BIN)/pytest --slow

@@ -18,10 +18,10 @@ from training.engine.run_folder import SETTINGS, VERSIONS, WEIGHTS, load_weights
 from training.engine.settings import run_settings
 from training.recipe import Run, read_recipe
 from training.stages.anomaly_maps import NETAD, load_detectors
-from training.stages.losses import acceleration_of, bundle_name
 from training.stages.reconstruction import ReconstructionSettings
 from training.stages.registry import STAGES
 from training.stages.sampling import SamplingSettings
+from training.stages.shared import acceleration_of, bundle_name
 
 DATA = (
     "Open MS data (Lesjak et al., Neuroinformatics 2016; CC-BY): T1w and FLAIR magnitude volumes of three patients "

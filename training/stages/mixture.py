@@ -39,7 +39,7 @@ from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, opened_run
 from training.engine.settings import TrainingSettings
 from training.engine.trainer import start_from
-from training.stages.losses import acs_of, decibels, examinations_of, squared_error, validation_scans
+from training.stages.shared import acs_of, decibels, examinations_of, squared_error, validation_scans
 
 STAGE = "mixture"
 _DRAWS_KEPT = 4

@@ -30,7 +30,7 @@ from training.engine.settings import RunPath, TrainingSettings
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
-from training.stages.losses import (
+from training.stages.shared import (
     acceleration_of,
     acs_of,
     bundle_name,

@@ -36,7 +36,8 @@ from training.engine.settings import RunPath, TrainingSettings
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
-from training.stages.losses import (
+from training.stages.reconstruction import EXAMINATIONS, ReconstructionSettings, mean_psnr
+from training.stages.shared import (
     acceleration_of,
     acs_of,
     bundle_name,
@@ -47,7 +48,6 @@ from training.stages.losses import (
     with_a_gradient,
     with_fair_noise,
 )
-from training.stages.reconstruction import EXAMINATIONS, ReconstructionSettings, mean_psnr
 
 STAGE = "sampling"
 _REACH = 0.5  # σ(5 · 0.5) = 0.92

@@ -24,11 +24,11 @@ from tests.training.small import (
 )
 from training.data.dataset import collate, open_slices
 from training.engine.run_folder import load_weights
-from training.stages.losses import acs_of
 from training.stages.reconstruction import ReconstructionObjective, train_reconstruction
 from training.stages.sampling import (
     train_sampling,
 )
+from training.stages.shared import acs_of
 
 ROOT = Path(__file__).resolve().parents[3]
 

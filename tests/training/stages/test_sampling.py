@@ -16,13 +16,13 @@ from tests.training.small import (
 )
 from training.data.dataset import collate, open_slices
 from training.engine.run_folder import load_weights
-from training.stages.losses import acs_of
 from training.stages.sampling import (
     SamplingObjective,
     centre_populations,
     choose_population_logits,
     surroundings,
 )
+from training.stages.shared import acs_of
 
 
 def test_stage_2_trains_the_as_network_and_the_populations_lines_but_not_the_reconstructor(runs, batch):

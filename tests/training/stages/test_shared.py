@@ -11,7 +11,7 @@ from pass_recon.sampling.population import straight_through
 from tests.training.small import (
     LINES,
 )
-from training.stages.losses import decibels, drawn_lines, squared_error, with_fair_noise
+from training.stages.shared import decibels, drawn_lines, squared_error, with_fair_noise
 
 
 def test_drawn_lines_keep_the_acs_and_the_budget_on_average():
