@@ -95,6 +95,13 @@ def test_a_bad_coil_is_left_out_and_named(kspace, patient, word, damage):
     assert torch.allclose(Pipeline().classical(kspace, LINES).image, others, atol=1e-4)
 
 
+def test_others_are_not_dead_beside_a_coil_a_million_times_as_loud(kspace):
+    kspace[3] *= 1e6
+    found = inspect(kspace, LINES)
+    assert [finding.word for finding in found.findings] == ["wild_coil"]
+    assert (~found.coils).nonzero().flatten().tolist() == [3]
+
+
 @pytest.mark.parametrize("size", [20.0, 1.0, 0.5])
 @pytest.mark.parametrize("place", [(5, 30, 20), (2, 70, 58), (0, 100, 100)])
 def test_a_spike_is_removed(kspace, patient, ordinary, size, place):
