@@ -141,6 +141,18 @@ def test_one_bad_line_among_the_acs_is_left_out(kspace, patient, ordinary, line,
     assert _psnr(kspace, patient) > ordinary - 1.5
 
 
+@pytest.mark.parametrize("line", [28, 34, 80])
+def test_a_line_outside_the_acs_that_is_five_times_as_loud_is_left_out(patient, line):
+    lines = (torch.arange(120) % 4 == line % 4) | acs_mask(120, 10)
+    sound = patient.kspace[0] * lines
+    kspace = sound.clone()
+    kspace[..., line] *= -5
+    assert inspect(sound, lines).findings == ()
+    found = inspect(kspace, lines)
+    assert [finding.word for finding in found.findings] == ["inconsistent_lines"]
+    assert (lines & ~found.lines).nonzero().flatten().tolist() == [line]
+
+
 def test_two_lines_that_were_swapped_are_found(kspace):
     kspace[..., [53, 62]] = kspace[..., [62, 53]]
     found = inspect(kspace, LINES)

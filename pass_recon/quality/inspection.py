@@ -172,7 +172,7 @@ def _inconsistent(
     bad = bad.clone()
     findings = []
     indices = (mask & ~bad).nonzero().flatten()
-    loud = indices[loud_lines(_of(kspace, coils)[..., indices])].tolist()
+    loud = indices[loud_lines(_of(kspace, coils)[..., indices], indices, mask)].tolist()
     central = CentralLines(_of(kspace, coils), mask)
     bad[loud] = True
     found, explained = central.bad(bad)

@@ -25,6 +25,11 @@ _UNEXPLAINED = 0.7
 _ABOVE_MEDIAN = 8.0
 _NEGLIGIBLE = 0.005
 _ROUNDS = 5
+# Energy over that of the loudest of four neighbours: outside the ACS of ordinary scans, of R = 2 to 8, equispaced or
+# not, it was at most 1.6. The peak in the centre, where lines are missing around it, may be a hundred times as high.
+_LOUD = 100.0
+_LOUD_OUTSIDE = 5.0
+_OUTER = 16
 
 
 def zero_lines(samples: Tensor) -> Tensor:
@@ -163,17 +168,26 @@ def _robust_residuals(sources: Tensor, targets: Tensor) -> Tensor:
     return unexplained
 
 
-def loud_lines(samples: Tensor) -> Tensor:
-    """``(lines,)`` bool: lines ``(coils, ro, lines)`` far louder than those on both sides."""
+def loud_lines(samples: Tensor, lines: Tensor, line_mask: Tensor) -> Tensor:
+    """``(lines,)`` bool: lines far louder than the two acquired lines on either side.
+
+    Parameters
+    ----------
+    samples
+        ``(coils, ro, lines)``.
+    lines
+        ``(lines,)`` their indices.
+    line_mask
+        ``(pe,)`` bool: all that were acquired.
+    """
     energy = samples.abs().square().sum((0, 1))
     if len(energy) < 8:
         return torch.zeros_like(energy, dtype=torch.bool)
     padded = torch.nn.functional.pad(energy[None], (2, 2), mode="reflect")[0]
     around = torch.stack([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]]).amax(0)
-    return energy > _LOUD * around
-
-
-_LOUD = math.pow(10.0, 2)
+    pe = len(line_mask)
+    outer = ((lines - pe // 2).abs() > pe / _OUTER) & ~calibration_lines(line_mask).to(lines.device)[lines]
+    return energy > torch.where(outer, _LOUD_OUTSIDE, _LOUD) * around
 
 
 def lines_finding(word: str, lines: list[int], what: str) -> QualityFinding:
