@@ -95,6 +95,18 @@ def test_a_bad_coil_is_left_out_and_named(kspace, patient, word, damage):
     assert torch.allclose(Pipeline().classical(kspace, LINES).image, others, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e-20, 1e-12, 1e14, 1e19])
+def test_what_is_found_does_not_depend_on_the_unit(kspace, unit):
+    extreme = kspace * unit
+    ordinary = inspect(extreme, LINES)
+    assert ordinary.findings == ()
+    assert ordinary.kspace is extreme
+    kspace[..., CENTRE + 5] *= -1
+    found, scaled = inspect(kspace, LINES), inspect(kspace * unit, LINES)
+    assert found.findings == scaled.findings
+    assert torch.allclose(scaled.kspace.to(torch.complex128) / unit, found.kspace.to(torch.complex128), atol=1e-4)
+
+
 def test_others_are_not_dead_beside_a_coil_a_million_times_as_loud(kspace):
     kspace[3] *= 1e6
     found = inspect(kspace, LINES)
