@@ -95,6 +95,25 @@ def test_a_bad_coil_is_left_out_and_named(kspace, patient, word, damage):
     assert torch.allclose(Pipeline().classical(kspace, LINES).image, others, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e-20, 1e-12, 1e14, 1e19])
+def test_what_is_found_does_not_depend_on_the_unit(kspace, unit):
+    extreme = kspace * unit
+    ordinary = inspect(extreme, LINES)
+    assert ordinary.findings == ()
+    assert ordinary.kspace is extreme
+    kspace[..., CENTRE + 5] *= -1
+    found, scaled = inspect(kspace, LINES), inspect(kspace * unit, LINES)
+    assert found.findings == scaled.findings
+    assert torch.allclose(scaled.kspace.to(torch.complex128) / unit, found.kspace.to(torch.complex128), atol=1e-4)
+
+
+def test_others_are_not_dead_beside_a_coil_a_million_times_as_loud(kspace):
+    kspace[3] *= 1e6
+    found = inspect(kspace, LINES)
+    assert [finding.word for finding in found.findings] == ["wild_coil"]
+    assert (~found.coils).nonzero().flatten().tolist() == [3]
+
+
 @pytest.mark.parametrize("size", [20.0, 1.0, 0.5])
 @pytest.mark.parametrize("place", [(5, 30, 20), (2, 70, 58), (0, 100, 100)])
 def test_a_spike_is_removed(kspace, patient, ordinary, size, place):
@@ -132,6 +151,29 @@ def test_one_bad_line_among_the_acs_is_left_out(kspace, patient, ordinary, line,
     assert torch.equal(found.calibration_lines, LINES)
     assert (found.kspace[..., line] - sound).norm() < 0.3 * sound.norm()
     assert _psnr(kspace, patient) > ordinary - 1.5
+
+
+@pytest.mark.parametrize("line", [28, 34, 80])
+def test_a_line_outside_the_acs_that_is_five_times_as_loud_is_left_out(patient, line):
+    lines = (torch.arange(120) % 4 == line % 4) | acs_mask(120, 10)
+    sound = patient.kspace[0] * lines
+    kspace = sound.clone()
+    kspace[..., line] *= -5
+    assert inspect(sound, lines).findings == ()
+    found = inspect(kspace, lines)
+    assert [finding.word for finding in found.findings] == ["inconsistent_lines"]
+    assert (lines & ~found.lines).nonzero().flatten().tolist() == [line]
+
+
+@pytest.mark.parametrize("line", range(CENTRE - 4, CENTRE + 4))
+@pytest.mark.parametrize("seed", [1, 5])
+def test_among_ten_acs_lines_the_bad_one_goes_and_not_its_neighbour(line, seed):
+    lines = (torch.arange(120) % 4 == 0) | acs_mask(120, 10)
+    options = {"anatomy": "brain", "contrast": "flair", "slices": 1, "coils": 6, "shape": SHAPE, "noise": 0.005}
+    kspace = simulate_patient(**options, seed=seed).kspace[0] * lines
+    kspace[..., line] *= -1
+    found = inspect(kspace, lines)
+    assert (lines & ~found.lines).nonzero().flatten().tolist() == [line]
 
 
 def test_two_lines_that_were_swapped_are_found(kspace):

@@ -12,6 +12,9 @@ from pass_recon.types import InputError
 
 # Of a Siemens receiver, and Gadgetron's default.
 _DEFAULT_BANDWIDTH = 0.793
+# Gains of one receiver differ by a factor of ten at most. Whitened by noise a thousand times too quiet, a coil would
+# drown all others; a thousand times too loud, it is broken.
+_UNLIKE_THE_MEDIAN = 1e3
 
 
 def noise_bandwidth(header: Any) -> float:
@@ -24,7 +27,8 @@ class NoiseScans:
     """The noise scans of a measurement; false while there are none.
 
     Better an image with correlated noise than none: what they cannot whiten stays as it is, and ``remarks`` say so. A
-    coil that is silent in them is switched off: it receives nothing, or nobody knows what it receives.
+    coil that is silent in them, or quieter or louder than the others by orders of magnitude, is switched off: it
+    receives nothing, or nobody knows what it receives.
 
     Parameters
     ----------
@@ -87,11 +91,14 @@ class NoiseScans:
             return None
         noise = np.concatenate(fitting, axis=1)
         noise = noise[:, np.isfinite(noise).all(axis=0)]
-        silent = np.flatnonzero(~noise.any(axis=1))
-        alive = np.setdiff1d(np.arange(coils), silent)
-        if not noise.size or not len(alive):
+        if not noise.any():
             self._say("it holds no noise, but zeros, NaN or nothing")
             return None
+        levels = np.sqrt(np.square(np.abs(noise), dtype=np.float64).mean(axis=1))
+        silent = np.flatnonzero(levels == 0)
+        ratios = levels / np.median(levels[levels > 0])
+        odd = np.flatnonzero((levels > 0) & ((ratios < 1 / _UNLIKE_THE_MEDIAN) | (ratios > _UNLIKE_THE_MEDIAN)))
+        alive = np.setdiff1d(np.arange(coils), (*silent, *odd))
         try:
             matrix = whitening_matrix(
                 torch.from_numpy(noise[alive]),
@@ -105,6 +112,11 @@ class NoiseScans:
         if len(silent):
             named = ", ".join(map(str, silent))
             self._remark(f"coil {named} is silent in the noise scan, as a dead one is, and is left out")
+        for coil in odd:
+            self._remark(
+                f"coil {coil} has {ratios[coil]:.2g} times the median noise of the coils in the noise scan, "
+                "which cannot be right, and is left out"
+            )
         whole = np.zeros((coils, coils), dtype=np.complex64)
         whole[np.ix_(alive, alive)] = matrix.numpy()
         return whole

@@ -79,7 +79,9 @@ def _peak_over_edge(power: Tensor) -> Tensor:
     """``(coils,)``: highest RMS of three samples along the readout over the RMS at its quieter end."""
     three = torch.nn.functional.avg_pool1d(power.movedim(-1, 1), 3, stride=1)
     floor = _edge_power(power)
-    return (three.amax((1, 2)) / floor.clamp(min=1e-12 * float(power.max()))).sqrt()
+    # The floor is each coil's own: beside one a million times as loud, all others would hear nothing.
+    floor = torch.maximum(floor, (1e-12 * power.amax((1, 2))).clamp(min=1e-30))
+    return (three.amax((1, 2)) / floor).sqrt()
 
 
 def _edge_power(power: Tensor) -> Tensor:

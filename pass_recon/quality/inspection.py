@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from pass_recon.types import QualityFinding
 # What a line may lose to spikes before it is the line that is wrong.
 _SPIKES_IN_A_LINE = 0.05
 _LEAST_LINES = 4
+# Magnitudes whose squares, sums and ridges stay inside single precision; others are seen relative to the largest.
+_SQUARES_FIT = (1e-9, 1e12)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
     Inspection
         On the device of the data.
     """
+    peak = float(kspace.abs().max())
+    if peak > 0 and not _SQUARES_FIT[0] < peak < _SQUARES_FIT[1]:
+        scaled = (kspace.to(torch.complex128) / peak).to(kspace.dtype)
+        found = inspect(scaled, line_mask, trained=trained, multiband=multiband)
+        back = kspace if found.kspace is scaled else (found.kspace.to(torch.complex128) * peak).to(kspace.dtype)
+        return replace(found, kspace=back)
     mask = line_mask.to(kspace.device)
     indices = mask.nonzero().flatten()
     shape = (kspace.shape[1], kspace.shape[2])
@@ -172,7 +180,7 @@ def _inconsistent(
     bad = bad.clone()
     findings = []
     indices = (mask & ~bad).nonzero().flatten()
-    loud = indices[loud_lines(_of(kspace, coils)[..., indices])].tolist()
+    loud = indices[loud_lines(_of(kspace, coils)[..., indices], indices, mask)].tolist()
     central = CentralLines(_of(kspace, coils), mask)
     bad[loud] = True
     found, explained = central.bad(bad)

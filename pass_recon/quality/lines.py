@@ -23,8 +23,17 @@ _LEAST_TRIPLES = 4
 _RIDGE = 1e-3
 _UNEXPLAINED = 0.7
 _ABOVE_MEDIAN = 8.0
-_NEGLIGIBLE = 0.005
+_NEGLIGIBLE = 1e-6
+_LEAST_KEPT = 3
+# Logarithms of unexplained energy, of the mean and of the worst line.
+_AS_GOOD = 0.4
+_AS_GOOD_AT_WORST = 0.7
 _ROUNDS = 5
+# Energy over that of the loudest of four neighbours: outside the ACS of ordinary scans, of R = 2 to 8, equispaced or
+# not, it was at most 1.6. The peak in the centre, where lines are missing around it, may be a hundred times as high.
+_LOUD = 100.0
+_LOUD_OUTSIDE = 5.0
+_OUTER = 16
 
 
 def zero_lines(samples: Tensor) -> Tensor:
@@ -108,18 +117,29 @@ class CentralLines:
 
     def _culprit(self, sources: Tensor, targets: Tensor, gone: Tensor, first: int) -> int:
         """Which of the three lines from ``first`` on is bad: the one without which the others agree best."""
-        ranks = []
+        kept, fits = {}, {}
         for place in range(first, first + 3):
             without = gone.clone()
             without[place] = True
             use = ~(without[:-2] | without[1:-1] | without[2:])
-            count = int(use.sum())
-            if count < 3:
-                ranks.append((math.inf, 0, place))
-                continue
-            unexplained = _robust_residuals(sources[use], targets[use])
-            # At the end of the run a bad line has few witnesses: of two that would do, the one with fewer goes.
-            ranks.append((round(float(unexplained.clamp(min=_NEGLIGIBLE).log().mean()), 1), -count, place))
+            if int(use.sum()) >= _LEAST_KEPT:
+                kept[place] = use
+                fits[place] = torch.full(use.shape, math.nan, device=use.device)
+                fits[place][use] = _robust_residuals(sources[use], targets[use]).clamp(min=_NEGLIGIBLE).log()
+        if not kept:
+            return first + 1
+        # Lines differ in how well they are predicted, so the same ones are compared. Those that go with one candidate
+        # and not with another count by how bad they are: a bad line that is kept spoils those around it,
+        # and another bad line farther away is none of this one's business.
+        common = torch.stack(list(kept.values())).all(0)
+        misfit = {place: float(fits[place][common].mean()) if bool(common.any()) else 0.0 for place in kept}
+        near = torch.zeros_like(common)
+        near[max(first - 3, 0) : first + 4] = True
+        worst = {p: max([misfit[p], *fits[p][kept[p] & near].tolist()]) for p in kept}
+        best = min(misfit.values()), min(worst.values())
+        doing = [p for p in kept if misfit[p] <= best[0] + _AS_GOOD and worst[p] <= best[1] + _AS_GOOD_AT_WORST]
+        # At the end of the run a bad line has few witnesses: of those that would do, the one with the fewest goes.
+        ranks = [(-int(kept[p].sum()), misfit[p] + worst[p], p) for p in doing or kept]
         return min(ranks)[2]
 
     def _triples(self, samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,17 +183,26 @@ def _robust_residuals(sources: Tensor, targets: Tensor) -> Tensor:
     return unexplained
 
 
-def loud_lines(samples: Tensor) -> Tensor:
-    """``(lines,)`` bool: lines ``(coils, ro, lines)`` far louder than those on both sides."""
+def loud_lines(samples: Tensor, lines: Tensor, line_mask: Tensor) -> Tensor:
+    """``(lines,)`` bool: lines far louder than the two acquired lines on either side.
+
+    Parameters
+    ----------
+    samples
+        ``(coils, ro, lines)``.
+    lines
+        ``(lines,)`` their indices.
+    line_mask
+        ``(pe,)`` bool: all that were acquired.
+    """
     energy = samples.abs().square().sum((0, 1))
     if len(energy) < 8:
         return torch.zeros_like(energy, dtype=torch.bool)
     padded = torch.nn.functional.pad(energy[None], (2, 2), mode="reflect")[0]
     around = torch.stack([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]]).amax(0)
-    return energy > _LOUD * around
-
-
-_LOUD = math.pow(10.0, 2)
+    pe = len(line_mask)
+    outer = ((lines - pe // 2).abs() > pe / _OUTER) & ~calibration_lines(line_mask).to(lines.device)[lines]
+    return energy > torch.where(outer, _LOUD_OUTSIDE, _LOUD) * around
 
 
 def lines_finding(word: str, lines: list[int], what: str) -> QualityFinding:

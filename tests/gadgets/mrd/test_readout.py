@@ -207,6 +207,22 @@ def test_coil_that_is_silent_in_the_noise_scan_is_left_out_and_named(truth):
     assert readouts.remarks == ["coil 2 is silent in the noise scan, as a dead one is, and is left out"]
 
 
+@pytest.mark.parametrize("ratio", [1e-6, 1e5])
+def test_coil_with_impossible_noise_is_left_out_and_named_with_its_ratio(truth, ratio):
+    readouts, others = Readouts(scan()), Readouts(scan())
+    data = next(noise_scans()).data.copy()
+    data[2] *= ratio
+    alive = [0, 1, 3]
+    readouts.add_noise(acquisition(data, 0, flags.ACQ_IS_NOISE_MEASUREMENT))
+    others.add_noise(acquisition(data[alive], 0, flags.ACQ_IS_NOISE_MEASUREMENT))
+    found = readouts.line(acquisition(truth, STEP))
+    assert not found[2].any()
+    close(found[alive], others.line(acquisition(truth[alive], STEP)))
+    [remark] = readouts.remarks
+    told = float(remark.removeprefix("coil 2 has ").split()[0])
+    assert 0.3 * ratio < told < 3 * ratio
+
+
 def test_samples_that_are_not_numbers_are_left_out_of_the_noise(truth):
     readouts, clean = Readouts(scan()), Readouts(scan())
     data = next(noise_scans()).data.copy()
