@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
     from pass_recon.types import SamplingPlan
 
+# Lines as a share of those planned below which a slice is said to have ended early.
+_MOST = 0.9
+
 
 def mask_feedback(connection: Connection) -> None:
     """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.mask_feedback mask_feedback``."""
@@ -64,6 +67,8 @@ def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline
                 if not data.is_acs:
                     plan = plans.pop(data.key, None)
                     used, differs = _to_be_used(data, plan, scan)
+                    if plan is not None:
+                        yield from _too_few(data, plan)
                     if differs and told:
                         reason = None if plan or prospective else "no plan was made from the ACS"
                         acquired = acquired_plan(data, scan, pipeline, fallback=reason)
@@ -110,6 +115,17 @@ class _Came:
                 )
         elif slices < self._promised:
             yield Failure(f"{slices} of the {self._promised} slices that the header tells of came", "warning")
+
+
+def _too_few(whole: mrd.SliceData, plan: SamplingPlan) -> Iterator[Failure]:
+    """A word on a slice that ended long before its plan was acquired."""
+    planned, came = int(plan.lines.sum()), int(whole.line_mask[plan.lines.numpy()].sum())
+    if whole.line_mask.sum() < _MOST * planned:  # as many of others are a scan that is sampled in another way
+        yield Failure(
+            f"{whole.key} ended when {came} of the {planned} planned lines had come: its image is made of the "
+            f"{int(whole.line_mask.sum())} lines that came, planned or not",
+            "warning",
+        )
 
 
 def _to_be_used(whole: mrd.SliceData, plan: SamplingPlan | None, scan: mrd.ScanContext) -> tuple[ReconData, bool]:

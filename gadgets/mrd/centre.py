@@ -12,13 +12,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# How far the strongest line may lie from the centre, as a share of all lines and at least in lines: the phase of an
-# object moves it a little.
+# How far the strongest line may lie from a centre that the lines name themselves, as a share of all lines and at least
+# in lines: the phase of an object moves it a little.
 _SHARE, _LINES = 0.03, 2
 # The signal near the centre, as a share of the strongest, below which the centre is elsewhere.
 _WEAK = 0.5
+# The same for a line that the header puts at the centre, against its own signal.
+_BESIDE = 0.65
 # How far the strongest lines must stand out of all lines before they tell anything: noise has no centre.
-_OUTSTANDING = 2.0
+_OUTSTANDING = 1.5
 # Fewer lines than this tell nothing.
 _FEWEST = 8
 
@@ -29,7 +31,8 @@ def centre_of(strengths: Mapping[int, float], told: int, pe: int, named: int | N
     Parameters
     ----------
     strengths
-        Sum of magnitudes of each line that came, by encoding step.
+        Square root of the energy of each line that came, by encoding step. In this the few samples around the centre
+        stand out as they do not in a sum of magnitudes, to which noise and edges add all along the line.
     told
         What the header says.
     pe
@@ -45,20 +48,22 @@ def centre_of(strengths: Mapping[int, float], told: int, pe: int, named: int | N
     steps = np.array(sorted(strengths))
     if len(steps) < _FEWEST:
         return told
-    raw = np.array([strengths[step] for step in steps])
-    # Of three neighbours the middle one: a spike makes no centre.
-    smooth = np.median(np.stack([raw[:-2], raw[1:-1], raw[2:]]), axis=0)
+    raw = np.array([strengths[step] for step in steps], dtype=np.float64)
+    if _smoothed(raw).max() <= _OUTSTANDING * float(np.median(raw)):
+        return told
+    raw = np.sqrt(np.square(raw) - np.square(raw.min()))  # the weakest line holds little else than noise, as all do
+    smooth = _smoothed(raw)
     inner = steps[1:-1]
     reach = max(_LINES, math.ceil(_SHARE * pe))
 
-    def near(step: int) -> float:
+    def near(step: int, reach: int) -> float:
         return float(smooth[np.abs(inner - step) <= reach].max(initial=0.0))
 
     strongest = float(smooth.max())
-    if strongest <= _OUTSTANDING * float(np.median(raw)):
-        return told
-    agrees = named is not None and near(named) >= _WEAK * strongest
-    if near(told) >= _WEAK * strongest:
+    agrees = named is not None and near(named, reach) >= _WEAK * strongest
+    # The median is as strong one line beside the centre: rounding a header's centre is no contradiction, more is.
+    to_the_line = told in strengths and told != named
+    if near(told, 0 if to_the_line else reach) >= (_BESIDE if to_the_line else _WEAK) * strongest:
         # Both are possible. The lines know it to the step, where the header may have rounded it.
         closer = agrees and named is not None and strengths.get(named, 0.0) >= strengths.get(told, 0.0)
         return named if closer and named is not None else told
@@ -67,6 +72,12 @@ def centre_of(strengths: Mapping[int, float], told: int, pe: int, named: int | N
     place = int(smooth.argmax())
     at_the_edge = place in (0, len(smooth) - 1)  # then the centre may not have come yet
     return told if at_the_edge else _strongest(steps, raw, place + 1)
+
+
+def _smoothed(raw: np.ndarray) -> np.ndarray:
+    """Of three neighbours the middle one, without the ends: a spike makes no centre."""
+    middle: np.ndarray = np.median(np.stack([raw[:-2], raw[1:-1], raw[2:]]), axis=0)
+    return middle
 
 
 def _strongest(steps: np.ndarray, raw: np.ndarray, place: int) -> int:

@@ -25,6 +25,9 @@ _SEPARATE_CALIBRATION = ("separate", "external")
 # More missing lines on one side than on the other, as a share of all, before it is called partial Fourier.
 _PARTIAL_FOURIER = 0.05
 
+# Samples or pixels along one axis that no 2D scan has more of.
+_LARGEST = 4096
+
 # Where headers tell what was examined, without marks and in small letters. Of several names the first is the closest to
 # the images.
 _BODY_PARTS = ("bodypartexamined", "bodypart", "bodyregion", "anatomicregion")
@@ -186,6 +189,11 @@ def _encoding(encoding: Any) -> Encoding:
     sizes = (encoded.matrixSize.x, encoded.matrixSize.y, recon.matrixSize.x, recon.matrixSize.y)
     if min(sizes) < 1 or not all((fov or 0) > 0 for fov in (*fovs[0][:2], *fovs[1][:2])):
         raise InputError(f"matrix sizes and fields of view must be positive, got {sizes} and {fovs} mm")
+    if max(sizes) > _LARGEST:
+        raise InputError(
+            f"the header tells of a matrix of {max(sizes)}, more than the {_LARGEST} that can be meant (encoded "
+            f"{sizes[0]} by {sizes[1]}, reconstructed {sizes[2]} by {sizes[3]})"
+        )
     pe = encoded.matrixSize.y
     centre_step, steps, remarks = _steps(limits.kspace_encoding_step_1, pe)
     ro = max(round(encoded.matrixSize.x / max(fovs[0][0] / fovs[1][0], 1.0)), 1)

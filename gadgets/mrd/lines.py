@@ -29,7 +29,7 @@ class LineSet:
             self.sums[step] = self.sums[step] + line
         else:
             self.sums[step], self.headers[step] = line, header
-            self.strengths[step] = float(np.abs(line).sum())
+            self.strengths[step] = float(np.linalg.norm(line))
         self.counts[step] = self.counts.get(step, 0) + 1
 
     def add_all(self, other: LineSet, steps: Iterable[int]) -> None:

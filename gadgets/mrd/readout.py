@@ -171,6 +171,12 @@ class Readout:
                 f"for {grid // encoding.sampled_readout}-fold oversampling that it does not tell of"
             )
         removed = encoding.oversampling if grid == encoding.ro == ro else 1.0
+        if removed > 1 and grid == round(removed * encoding.recon_shape[0]):
+            remarks.append(
+                f"readouts have {grid} samples where the header's encoded matrix has {encoding.sampled_readout} and "
+                f"its images {encoding.recon_shape[0]} pixels: taken for oversampling that was removed before; if none "
+                "was, the header's encoded matrix is too large and the image is squashed along readout"
+            )
         reverse = acquisition.is_flag_set(flags.ACQ_IS_REVERSE)
         return cls(first, last, centre, grid, ro, reverse, removed, tuple(remarks))
 

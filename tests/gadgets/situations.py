@@ -205,6 +205,9 @@ SITUATIONS: dict[str, Situation] = {
     "centre wrong by ten": Situation(
         head(limits=(0, PE - 1, 42)), lambda: lines(FULL), said=("step 42", "32 is taken")
     ),
+    "centre wrong by three": Situation(
+        head(limits=(0, PE - 1, 35)), lambda: lines(FULL), said=("step 35", "32 is taken")
+    ),
     "centre of the full matrix in partial Fourier": Situation(
         head(limits=(0, 47, 32)),
         lambda: lines(range(16, PE), offset=16),

@@ -99,6 +99,15 @@ def test_retrospective_uses_everything_where_planned_lines_are_missing(k):
     assert np.flatnonzero(whole(the_scan, items).line_mask).tolist() == steps
 
 
+@pytest.mark.parametrize("mode", ["retrospective", "closed_loop", "prospective"])
+def test_a_slice_that_ends_long_before_its_plan_is_said_with_its_counts(k, mode):
+    _, items = run(lines_of(k, range(20, 28)), Detecting(), {"mode": mode})
+    said = [item.message for item in items if isinstance(item, Failure)]
+    assert len(said) == (mode != "prospective")
+    assert all(f"{len(ACS)} of the {len(PLANNED)} planned lines had come" in sentence for sentence in said)
+    assert all("the 8 lines that came" in sentence for sentence in said)
+
+
 def test_closed_loop_uses_all_that_came(k):
     the_scan, items = run(lines_of(k, [*ACS, *range(40, PE)]), Detecting(), {"mode": "closed_loop"})
     assert [plan.meta["PASS_source"] for plan in plans(items)] == ["personal"]

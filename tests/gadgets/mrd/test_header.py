@@ -89,3 +89,9 @@ def test_recorded_header(recordings):
     dataset.close()
     assert (encoding.sampled_readout, encoding.oversampling, encoding.ro, encoding.pe) == (128, 2.0, 64, 64)
     assert encoding.separate_calibration is False
+
+
+@pytest.mark.parametrize("changes", [{"pe": 60000}, {"recon": (65000, 65000)}])
+def test_sizes_that_cannot_be_meant_are_refused_by_name(changes):
+    with pytest.raises(InputError, match=r"a matrix of 6\d000"):
+        scan(**changes)

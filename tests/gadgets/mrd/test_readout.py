@@ -295,3 +295,15 @@ def test_centre_sample_of_a_full_readout_does_not_matter(sampled, truth, centre)
 def test_scans_that_hold_no_image(truth, flag):
     assert not is_for_images(acquisition(truth, STEP, flag))
     assert is_for_images(acquisition(truth, STEP, flags.ACQ_IS_PARALLEL_CALIBRATION, flags.ACQ_USER1))
+
+
+def test_as_many_samples_as_are_sampled_for_the_image_are_said_to_be_in_doubt(truth):
+    def remarks(**changes):
+        readouts = Readouts(scan(**changes))
+        readouts.line(acquisition(truth, STEP))
+        return readouts.remarks
+
+    assert remarks() == []
+    (said,) = remarks(recon=(RO // 2, 48))
+    for words in (f"have {RO} samples", f"has {2 * RO}", f"{RO // 2} pixels"):
+        assert words in said
