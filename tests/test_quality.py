@@ -257,7 +257,7 @@ def test_the_guard_sends_the_classical_image_where_the_network_invents(patient):
     honest = Pipeline(bundle, guard="replace").reconstruct(patient.kspace[0], LINES)
     assert honest.fallback is None
     assert honest.reliable == (True,)
-    bundle.reconstructor.denoiser.register_forward_hook(lambda network, given, image: image.roll(20, -1))
+    bundle.general.denoiser.register_forward_hook(lambda network, given, image: image.roll(20, -1))
     invented = Pipeline(bundle).reconstruct(patient.kspace[0], LINES)
     warned = Pipeline(bundle, guard="warn").reconstruct(patient.kspace[0], LINES)
     replaced = Pipeline(bundle, guard="replace").reconstruct(patient.kspace[0], LINES)
