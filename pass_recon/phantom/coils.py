@@ -1,4 +1,4 @@
-"""Receiver arrays: loops around the body, their complex sensitivities by Biot–Savart, and maps from a real scan."""
+"""Receiver arrays: loops around the body, their complex sensitivities by Biot–Savart."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from torch import Tensor
 
 from pass_recon.phantom.draws import Draws
 from pass_recon.phantom.shapes import SliceGrid
-from pass_recon.physics.coils import espirit_maps
 from pass_recon.types import InputError
 
 _SEGMENTS = 16
 # Sensitivities are smooth: they are computed on this many points an axis and interpolated to the pixels.
 _COARSE = 40
-# Cosines an axis in the fit to measured maps.
-_ORDERS = 14
 
 
 def loop_array(draws: Draws, coils: int, radii_mm: tuple[float, float], height_mm: float) -> Tensor:
@@ -137,52 +134,3 @@ def simulate_coils(draws: Draws, coils: int, grid: SliceGrid, radii_mm: tuple[fl
         torch.ones(draws.patients, coils, device=draws.device), draws.uniform(0.0, 2.0 * math.pi, coils)
     )
     return normalise_maps(loop_sensitivities(wires, grid, cables))
-
-
-def coil_maps_from_kspace(kspace: Tensor, shape: tuple[int, int], *, calibration_width: int = 24) -> Tensor:
-    """Maps of a real array, on any grid over the same field of view and also where the scanned object was not.
-
-    ESPIRiT gives the maps where there was signal. Of smooth functions, the one closest to them there is taken:
-    min_c Σ_support |S − B c|² + λ ‖k² c‖², B a cosine basis.
-
-    Parameters
-    ----------
-    kspace
-        ``(coils, ro, pe)`` complex, at least its centre sampled.
-    shape
-        ``(ro, pe)`` wanted.
-    calibration_width
-        Lines and samples in the centre that are used.
-
-    Returns
-    -------
-    Tensor
-        ``(coils, *shape)`` complex64 with Σ|S|² = 1 in every pixel.
-    """
-    maps = espirit_maps(kspace.to(torch.complex64), calibration_width, crop=0.9)
-    step = max(1, min(maps.shape[-2:]) // 64)
-    samples = maps[:, ::step, ::step]
-    support = samples.abs().square().sum(0).flatten() > 0.5
-    places = [torch.arange(0, size, step, device=maps.device) / size for size in maps.shape[-2:]]
-    # Close to the rim the maps of a folded or wrapped object are not those of the coils.
-    within = [((place - 0.5).abs() < 0.45).to(torch.float32) for place in places]
-    support &= torch.outer(*within).flatten() > 0.0
-    rows, columns = (_cosines(place) for place in places)
-    basis = torch.einsum("ri,cj->rcij", rows, columns).flatten(2).flatten(0, 1)[support].to(maps.dtype)
-    orders = torch.arange(_ORDERS, device=maps.device, dtype=torch.float32)
-    bending = (orders[:, None] ** 2 + orders[None, :] ** 2).flatten() ** 2
-    normal = basis.mH @ basis + torch.diag(1e-5 * len(basis) * bending).to(maps.dtype)
-    coefficients = torch.linalg.solve(normal, basis.mH @ samples.flatten(1)[:, support].T).T
-    wanted = [_cosines(torch.arange(size, device=maps.device) / size) for size in shape]
-    smooth = torch.einsum(
-        "ri,nij,cj->nrc",
-        wanted[0].to(maps.dtype),
-        coefficients.unflatten(1, (_ORDERS, _ORDERS)),
-        wanted[1].to(maps.dtype),
-    )
-    return normalise_maps(smooth.contiguous())[0]
-
-
-def _cosines(place: Tensor) -> Tensor:
-    """``(points, orders)`` cosines on 0 to 1, half a period at least, so that nothing has to be periodic."""
-    return torch.cos(math.pi * place[:, None] * torch.arange(_ORDERS, device=place.device))

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pass_recon.phantom import coil_maps_from_kspace, paint_lesions, simulate_patient, simulate_slices
+from pass_recon.phantom import paint_lesions, simulate_patient, simulate_slices
 from pass_recon.phantom.real_images import PAINTABLE
-from pass_recon.physics.coils import espirit_maps
 from pass_recon.types import InputError
 
 
@@ -82,29 +81,3 @@ def test_painting_into_a_real_head(shared_data):
     assert (painted.image - volume)[painted.lesion_masks].mean() > 0.15 * brain
     near = torch.nn.functional.max_pool2d(painted.lesion_masks.float(), 15, 1, 7) > 0.0
     assert torch.equal(painted.image[~near], volume[~near])
-
-
-@pytest.mark.parametrize("shape", [(96, 80), (61, 75)])
-def test_maps_from_kspace_are_those_of_the_array(shape):
-    patient = simulate_patient(
-        anatomy="brain", contrast="t1", lesions=0, coils=6, slices=1, shape=(96, 80), noise=0.0005, seed=3
-    )
-    maps = coil_maps_from_kspace(patient.kspace[0], shape)
-    assert maps.shape == (6, *shape)
-    torch.testing.assert_close(maps.abs().square().sum(0), torch.ones(shape), rtol=0.0, atol=1e-5)
-    if shape == (96, 80):
-        body = patient.image[0].abs() > 0.1
-        agreement = (maps.conj() * patient.coil_maps[0]).sum(0).abs()[body]
-        assert agreement.mean() > 0.995
-        assert agreement.quantile(0.02) > 0.98
-
-
-def test_maps_of_the_real_array(shared_data):
-    kspace = torch.from_numpy(np.load(shared_data / "raw" / "brain_8ch_ksp.npy"))
-    maps = coil_maps_from_kspace(kspace, (230, 180))
-    measured = espirit_maps(kspace, 24, crop=0.95)
-    support = (measured.abs().square().sum(0) > 0.5)[23:-23, 18:-18]
-    agreement = (maps.conj() * measured).sum(0).abs()[23:-23, 18:-18][support]
-    assert int(support.sum()) > 5000
-    assert agreement.median() > 0.99
-    torch.testing.assert_close(maps.abs().square().sum(0), torch.ones(230, 180), rtol=0.0, atol=1e-5)
