@@ -24,26 +24,15 @@ def smooth_phase(draws: Draws, grid: SliceGrid) -> Tensor:
 def shading(draws: Draws, grid: SliceGrid) -> Tensor:
     """``(batch, ro, pe)`` bias field around 1: brighter towards the coils at the rim, and smoothly uneven."""
     field = WaveField(draws, 120.0, 400.0, waves=12).on(grid)
-    rim = grid.spread(draws.uniform(0.0, 0.6)) / 80.0**2
-    depth = grid.spread(draws.uniform(0.04, 0.14))
-    return (1.0 + depth * field) * (0.85 + rim * (grid.readout[:, None] ** 2 + grid.phase[None, :] ** 2)).clamp(max=1.8)
+    rim = grid.spread(draws.uniform(0.0, 0.45)) / 80.0**2
+    return (1.0 + 0.08 * field) * (0.85 + rim * (grid.readout[:, None] ** 2 + grid.phase[None, :] ** 2)).clamp(max=1.6)
 
 
-def texture(draws: Draws, of_contrast: Draws, grid: SliceGrid) -> Tensor:
-    """``(batch, ro, pe)`` factor around 1: what tissue shows below the scale of the anatomy that is drawn.
-
-    Parameters
-    ----------
-    draws
-        For what is the patient's own, in every contrast.
-    of_contrast
-        For the finest grain: two sequences weigh the same tissue differently, and nobody lies still between them.
-    grid
-        The slices.
-    """
-    grain = WaveField(of_contrast, 1.5, 3.5, waves=160).on(grid)
+def texture(draws: Draws, grid: SliceGrid) -> Tensor:
+    """``(batch, ro, pe)`` factor around 1: what tissue shows below the scale of the anatomy that is drawn."""
+    grain = WaveField(draws, 1.5, 3.5, waves=160).on(grid)
     strands = WaveField(draws, 3.5, 14.0, waves=64).on(grid)
-    depth = grid.spread(of_contrast.uniform(0.02, 0.042))
+    depth = grid.spread(draws.uniform(0.02, 0.042))
     return 1.0 + depth * grain + 0.02 * strands
 
 

@@ -12,8 +12,7 @@ from pass_recon.phantom.skull_base import anterior_floor, face_distance, paint_f
 from pass_recon.phantom.tissues import Canvas, tissue_signals
 
 FIELD_OF_VIEW_MM = (222.0, 186.0)
-# From the foramen magnum to where only the vertex of the skull is left.
-LEVELS_MM = (-42.0, 77.0)
+LEVELS_MM = (-30.0, 62.0)
 SLICE_MM = 5.0
 _BASE_MM = 15.0
 

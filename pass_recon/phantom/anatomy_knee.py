@@ -93,19 +93,15 @@ def _paint_soft_tissue(canvas: Canvas, frame: Frame, draws: Draws) -> None:
     """Skin, subcutaneous fat with its septa, and muscles above and below the joint."""
     grid = canvas.grid
     soft = 1.3 * grid.pixel_mm
-    # One leg in four reaches the edges of the field of view along phase encoding. None goes beyond: it would fold over.
-    stout = 11.0 * (draws.uniform(-3.0, 1.0)).clamp(min=0.0)
-    width = grid.spread(draws.uniform(53.0, 60.0) + stout) + 0.0016 * (frame.readout + 5.0).clamp(-75.0, 75.0) ** 2
+    width = grid.spread(draws.uniform(53.0, 60.0)) + 0.0016 * (frame.readout + 5.0).clamp(-75.0, 75.0) ** 2
     width = width - 0.03 * frame.readout.clamp(-75.0, 75.0)
     ring = torch.sqrt(frame.phase**2 + (1.05 * frame.level) ** 2)
     skin = width - ring + 1.2 * WaveField(draws, 50.0, 120.0).on(grid)
-    fat = grid.spread(draws.uniform(4.5, 11.0) + 0.6 * stout) + 1.5 * WaveField(draws, 35.0, 90.0).on(grid)
+    fat = grid.spread(draws.uniform(4.5, 11.0)) + 1.5 * WaveField(draws, 35.0, 90.0).on(grid)
     canvas.landmarks["skin"] = skin
     canvas.paint("skin", inside(skin, soft))
     septa = WaveField(draws, 10.0, 18.0, waves=48).on(grid)
-    lobules = WaveField(draws, 4.0, 9.0, waves=64).on(grid)
-    uneven = grid.spread(draws.uniform(0.02, 0.1))
-    canvas.paint("fat", inside(skin - 1.5, soft), 1.0 + uneven * (septa + 0.6 * lobules))
+    canvas.paint("fat", inside(skin - 1.5, soft), 1.0 + 0.05 * septa)
     canvas.paint("ligament", 0.45 * inside(0.35 - 5.0 * septa.abs(), 0.8) * inside(skin - 3.0, 2.0))
     # Muscle keeps away from the joint line, where there is fat, capsule and tendon.
     away = frame.readout.abs() - 24.0 - 0.22 * (46.0 - frame.side).clamp(min=0.0)
@@ -157,8 +153,7 @@ def _paint_bones(canvas: Canvas, frame: Frame, draws: Draws, femur: Tensor, tibi
     patches = WaveField(draws, 14.0, 45.0).on(grid)
     canvas.paint("bone", inside(bone, soft))
     marrow = inside(bone - cortex, soft)
-    coarse, patchy = grid.spread(draws.uniform(0.03, 0.11)), grid.spread(draws.uniform(0.02, 0.1))
-    canvas.paint("marrow", marrow, 1.0 + coarse * trabeculae + patchy * patches)
+    canvas.paint("marrow", marrow, 1.0 + 0.055 * trabeculae + 0.04 * patches)
     red = inside(patches - 0.9, 1.5) * inside(frame.readout.abs() - 32.0, 12.0)
     canvas.paint("muscle", 0.3 * marrow * red)
     bend = 1.3 * WaveField(draws, 20.0, 45.0).on(grid)

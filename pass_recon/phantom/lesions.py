@@ -45,8 +45,6 @@ class LesionKind:
         Landmark and depth in it close to which the lesion grows.
     levels
         Slices in which it is found; elsewhere the first kind of the anatomy takes its place.
-    diffuse
-        Largest width of its edge, as a multiple of a sharp one's: 1 is well defined, more infiltrates what is around.
     """
 
     label: str
@@ -63,7 +61,6 @@ class LesionKind:
     halo_label: str = ""
     near: tuple[str, float] | None = None
     levels: tuple[float, float] = (-1e3, 1e3)
-    diffuse: float = 1.0
 
 
 VENTRICLES = "Enlarged ventricles"
@@ -74,14 +71,12 @@ KINDS: dict[str, tuple[LesionKind, ...]] = {
                    (2.8, 6.5), near=("ventricle", -7.0)),
         LesionKind("Lacunar infarct", "a lacunar infarct", ("white", 1.0), "gliosis", (3.2, 5.5), inner="fluid",
                    inner_from=1.2, near=("ventricle", -12.0)),
-        LesionKind("Edema", "oedema", ("white", 0.8), "oedema", (12.0, 30.0), near=("pia", 9.0), diffuse=5.0),
-        LesionKind("Mass", "a mass with oedema around it", ("pia", 1.0), "tumour", (7.5, 22.0), inner="necrosis",
-                   inner_from=5.5, halo="oedema", halo_mm=9.0, halo_within="white", halo_label="Edema", diffuse=3.0),
+        LesionKind("Edema", "oedema", ("white", 0.8), "oedema", (13.0, 22.0), near=("pia", 9.0)),
+        LesionKind("Mass", "a mass with oedema around it", ("pia", 1.0), "tumour", (7.5, 14.0), inner="necrosis",
+                   inner_from=5.5, halo="oedema", halo_mm=9.0, halo_within="white", halo_label="Edema"),
         LesionKind(VENTRICLES, "enlarged ventricles", ("ventricle", 0.0), "fluid", (2.2, 4.8), levels=(2.0, 22.0)),
-        LesionKind("Resection cavity", "a resection cavity", ("hull", -1.0), "gliosis", (8.0, 20.0), inner="fluid",
+        LesionKind("Resection cavity", "a resection cavity", ("hull", -1.0), "gliosis", (9.0, 17.0), inner="fluid",
                    inner_from=1.8, near=("hull", 9.0), levels=(0.0, 1e3)),
-        LesionKind("Nonspecific lesion", "a haemorrhage", ("pia", 0.5), "haemorrhage", (4.5, 14.0), inner="clot",
-                   inner_from=4.0, halo="oedema", halo_mm=5.0, halo_within="white", halo_label="Edema"),
     ),
     "knee": (
         LesionKind("Bone- Subchondral edema", "subchondral bone marrow oedema", ("bone", 0.0), "marrow_oedema",
@@ -228,7 +223,6 @@ class _Lesion:
         self.strength = draws.uniform(0.8, 1.0)
         self.preference = WaveField(draws, 12.0, 45.0)
         self.wobble = WaveField(draws, 6.0, 16.0)
-        self.diffuse = draws.uniform(0.0, 1.0) ** 2
 
     def paint(self, canvas: Canvas, findings: Findings) -> None:
         grid = canvas.grid
@@ -261,12 +255,10 @@ class _Lesion:
         near = grown(torch.stack(list(masks.values())).any(0), 1 + int(_FADES_WITHIN_MM / grid.pixel_mm))
         strength = part.spread(self.strength) * near
         soft = 1.3 * grid.pixel_mm
-        edge = part.spread(1.0 + (kind.diffuse - 1.0) * self.diffuse) * soft
         if kind.halo:
             cover = inside(away + kind.halo_mm - 1.0, 4.0) * inside(limit, soft)
             canvas.paint(kind.halo, 0.85 * strength * cover, slices=slices)
-        cover = torch.minimum(inside(away, edge), inside(landmark[slices] + part.spread(slack), soft))
-        canvas.paint(kind.tissue, strength * cover, slices=slices)
+        canvas.paint(kind.tissue, strength * inside(core, soft), slices=slices)
         if kind.inner:
             canvas.paint(kind.inner, strength * inside(core - kind.inner_from, 1.5 * soft), slices=slices)
         taken = torch.full_like(canvas.signal, -1e3)

@@ -104,7 +104,7 @@ def paint_scene(
     plan = LesionPlan(streams("lesions"), anatomy, counts, grid, labels)
     canvas = _painter(anatomy).paint(streams, grid, contrast, plan.enlarged_ventricles)
     receiver = streams("shading")
-    factor = shading(receiver, grid) * texture(streams("texture"), streams(f"grain {contrast}"), grid)
+    factor = shading(receiver, grid) * texture(streams("texture"), grid)
     # The scale comes from the anatomy: the same patient without lesions has the same.
     peak = (canvas.signal * factor).reshape(len(counts), -1).amax(1).repeat_interleave(slices)[:, None, None]
     findings = plan.paint(canvas)

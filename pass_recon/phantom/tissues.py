@@ -41,8 +41,6 @@ TISSUES: dict[str, Relaxation] = {
     "oedema": Relaxation(1350.0, 175.0, 0.92),
     "tumour": Relaxation(1650.0, 150.0, 0.90),
     "necrosis": Relaxation(2600.0, 500.0, 0.97),
-    "haemorrhage": Relaxation(420.0, 135.0, 0.90),
-    "clot": Relaxation(900.0, 38.0, 0.75),
     "cartilage": Relaxation(1150.0, 48.0, 0.86),
     "meniscus": Relaxation(900.0, 12.0, 0.35),
     "ligament": Relaxation(850.0, 12.0, 0.30),
@@ -78,13 +76,9 @@ def tissue_signals(draws: Draws, contrast: str) -> Tensor:
     spread = 1.0 + draws.normal(0.0, 0.03, 1, 3) + draws.normal(0.0, 0.01, len(TISSUES), 3)
     t1, t2, density = (table * spread).unbind(-1)
     repetition, echo = draws.uniform(0.0, 1.0, 1), draws.uniform(0.0, 1.0, 1)
-    suppressed = draws.uniform(0.0, 1.0, 1) < 0.55
-    fatty = torch.zeros(len(TISSUES), device=draws.device)
-    fatty[[_INDEX["fat"], _INDEX["marrow"]]] = 1.0
+    suppressed = draws.uniform(0.0, 1.0, 1) < 0.75
     if contrast == "t1":
-        signal = spin_echo(t1, t2, density, repetition=420.0 + 230.0 * repetition, echo=8.0 + 7.0 * echo)
-        # The scalp lies next to the coils, and not every protocol corrects that; some saturate fat.
-        return signal * (1.0 + fatty * (draws.uniform(0.55, 1.45, 1) - 1.0))
+        return spin_echo(t1, t2, density, repetition=420.0 + 230.0 * repetition, echo=8.0 + 7.0 * echo)
     if contrast == "pd":
         return spin_echo(t1, t2, density, repetition=2200.0 + 1000.0 * repetition, echo=24.0 + 12.0 * echo)
     repetition, echo = 8500.0 + 1500.0 * repetition, 95.0 + 45.0 * echo
@@ -92,7 +86,9 @@ def tissue_signals(draws: Draws, contrast: str) -> Tensor:
     fluid = t1[:, _INDEX["fluid"], None]
     inversion = -fluid * torch.log((1.0 + torch.exp(-repetition / fluid)) / 2.0)
     signal = inversion_recovery(t1, t2, density, repetition=repetition, inversion=inversion * 0.985, echo=echo)
-    kept = torch.where(suppressed, draws.uniform(0.06, 0.3, 1), draws.uniform(0.6, 1.7, 1))
+    fatty = torch.zeros(len(TISSUES), device=draws.device)
+    fatty[[_INDEX["fat"], _INDEX["marrow"]]] = 1.0
+    kept = torch.where(suppressed, draws.uniform(0.06, 0.2, 1), draws.uniform(0.8, 1.1, 1))
     return signal * (1.0 - fatty * (1.0 - kept))
 
 

@@ -129,20 +129,14 @@ def test_pixels_are_square_and_the_anatomy_fits():
         assert patient.pixel_mm[0] == patient.pixel_mm[1]
         extent = (patient.pixel_mm[0] * 90, patient.pixel_mm[1] * 72)
         magnitude = patient.image[0].abs()
+        assert magnitude[:, [0, -1]].max() < 0.03
         if anatomy == "brain":
             assert min(extent) > 180.0
             assert max(extent) < 260.0
             assert magnitude[[0, -1]].max() < 0.03
-            assert magnitude[:, [0, -1]].max() < 0.03
         else:
             assert min(extent) > 140.0
             assert max(extent) < 205.0
-
-
-def test_most_legs_fit_into_the_field_of_view_and_some_do_not():
-    edges = [_patient("knee", "pd", seed=seed, slices=1, lesions=0, coils=1).image[0][:, [0, -1]] for seed in range(16)]
-    cut = sum(float(edge.abs().max()) > 0.1 for edge in edges)
-    assert 1 <= cut <= 8
 
 
 def test_motion_spares_the_centre_and_changes_the_rest():
