@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from gadgets.mrd import ScanContext
 from gadgets.properties import Guard, Properties
+from pass_recon.sampling.budget import LEAST_ACCELERATION, MOST_ACCELERATION
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
-# Accelerations that bundles serve besides their own.
-_LEAST, _MOST = 2.0, 10.0
 _loaded: dict[tuple[str | None, str, float, bool], Pipeline] = {}
 _loading = threading.Lock()
 
@@ -80,7 +79,7 @@ def chosen_bundle(properties: Properties, examination: str) -> str | None:
     offered = {name: float(name.rpartition("-")[2].rstrip("x")) for name in shipped_bundles()
                if name.rpartition("-")[0] == examination}  # fmt: skip
     wanted = properties.acceleration
-    if not offered or (wanted not in offered.values() and not _LEAST <= wanted <= _MOST):
+    if not offered or (wanted not in offered.values() and not LEAST_ACCELERATION <= wanted <= MOST_ACCELERATION):
         return None
     return min(offered, key=lambda name: abs(math.log(offered[name] / wanted)))
 

@@ -24,6 +24,7 @@ from pass_recon.quality.guard import GUARDS, judge
 from pass_recon.quality.training import check_matrix
 from pass_recon.reconstruction.classical import root_sum_of_squares
 from pass_recon.reconstruction.unrolled import Iterate, UnrolledReconstructor
+from pass_recon.sampling.budget import LEAST_ACCELERATION, MOST_ACCELERATION
 from pass_recon.sampling.lines import (
     acquisition_order,
     acs_count,
@@ -93,8 +94,9 @@ class Pipeline:
         self.acs_fraction = self.bundle.acs_fraction if self.bundle and self._own else acs_fraction(self.acceleration)
         if self.bundle is not None:
             self.bundle.to(self.device)
-            if not self._own and not (self.bundle.sampler.config.ranked and 2 <= self.acceleration <= 10):
-                served = "2× to 10×" if self.bundle.sampler.config.ranked else f"{own:g}×"
+            ranked, least, most = self.bundle.sampler.config.ranked, LEAST_ACCELERATION, MOST_ACCELERATION
+            if not self._own and not (ranked and least <= self.acceleration <= most):
+                served = f"{least:g}× to {most:g}×" if ranked else f"{own:g}×"
                 raise InputError(f"bundle {self.name} is for {served}, but {acceleration:g}× was asked for")
         self.netad = self.bundle.netad if self.bundle is not None and anomaly else None
 
@@ -228,7 +230,6 @@ class Pipeline:
         return joined(results, one=np.ndim(kspace) == 3)
 
     def _by_networks(self, scan: CleanScan, pixel_mm: tuple[float, float], intermediates: bool) -> Reconstruction:
-        assert self.bundle is not None
         start = perf_counter()
         prepared, mask = self._prepared(scan), scan.line_mask
         mapped = perf_counter()
@@ -240,7 +241,7 @@ class Pipeline:
         seen = self._look(image)
         boxes = () if seen is None else self._boxes(seen, pixel_mm)
         detected = perf_counter()
-        findings, image, fallback = self._guarded(scan, prepared, image, boxes)
+        findings, image, fallback = self._guarded(scan, prepared, network, image, boxes)
         return Reconstruction(
             image=(image * prepared.scale).cpu(),
             anomaly_map=None if seen is None else seen.map.cpu(),
@@ -271,13 +272,16 @@ class Pipeline:
         return own if common > 1 - _UNLIKE else general
 
     def _guarded(
-        self, scan: CleanScan, prepared: PreparedScan, image: Tensor, boxes: tuple[tuple[Box, ...], ...]
+        self,
+        scan: CleanScan,
+        prepared: PreparedScan,
+        network: UnrolledReconstructor,
+        image: Tensor,
+        boxes: tuple[tuple[Box, ...], ...],
     ) -> tuple[tuple[tuple[QualityFinding, ...], ...], Tensor, str | None]:
         """All findings, the images to send, and why they are not the network's."""
         if self.guard == "off":
             return scan.findings, image, None
-        assert self.bundle is not None
-        network = self._reconstructor(scan.line_mask, prepared.kspace.shape[-2])
         look = None if self.netad is None else self.netad.anomaly_map
         verdict = judge(
             prepared.kspace,

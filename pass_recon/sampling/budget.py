@@ -9,6 +9,9 @@ import math
 
 from pass_recon.types import InputError
 
+# What a bundle that ranks all lines serves besides its own acceleration.
+LEAST_ACCELERATION, MOST_ACCELERATION = 2.0, 10.0
+
 
 def acs_fraction(acceleration: float) -> float:
     """Fraction of lines that form the autocalibration signal (ACS): 0.08 at 4×, 0.04 at 8×, as in the PASS paper."""
