@@ -36,7 +36,7 @@ bundles: $(VENV)/.installed  ## prepare data, train every stage, make the bundle
 	BIN=$(BIN) OPEN_MS=$(OPEN_MS) RUNS=$(RUNS) bash training/recipes/shipped.sh
 
 peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium dcm2niix dcmtk dicom3tools orthanc
 
 clean:
 	rm -rf $(VENV) demo_output

@@ -185,6 +185,11 @@ def as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def as_texts(properties: Properties) -> dict[str, str]:
+    """All properties as they are written in a configuration."""
+    return {one.name: as_text(getattr(properties, one.name)) for one in dataclasses.fields(properties)}
+
+
 def name_value_pairs(elements: Iterable[Element]) -> Iterator[tuple[str, str]]:
     """Names and values of ``<property>`` elements, in both spellings that a Gadgetron accepts: attributes and children.
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "pass_recon_cli.serve",
     "pass_recon_cli.resident",
     "pass_recon_cli.recon",
+    "pass_recon_cli.report",
     "pass_recon_cli.fastmri2mrd",
     "pass_recon_cli.bundle",
     "pass_recon_cli.evaluate",
@@ -34,6 +35,7 @@ EXAMPLES = """examples:
   pass-recon serve                                       the embedded server, on port 9002
   pass-recon scan --closed-loop -f patient.h5 -o out.h5 -c pass_recon.xml
   pass-recon recon -f patient.h5 -o out.h5               the same stages without a server
+  pass-recon report out.h5 -o report.html                the images in the browser
   pass-recon COMMAND --help                              all options of a command
 """
 

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from gadgets.converters.image_file import ImageFile, default_group
     from gadgets.mrd import bundle_of, remarks, sentences
     from gadgets.mrd.scan_file import ScanFile
+    from gadgets.properties import as_texts
     from gadgets.protocol.connection import Failure
     from pass_recon.types import PassError
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     said: list[Remark] = []
     bundle = ""
     with ScanFile(args.filename, args.in_group) as source:
-        output = ImageFile(args.outfile, group)
+        output = ImageFile(args.outfile, group, source.header_xml)
         try:
             for item in run_chain(_with_bar(source, quiet=args.quiet), source.header_xml, properties):
                 if isinstance(item, Failure):
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         except PassError as error:  # the images that were made before are images all the same
             failures.append(Failure(str(error), "input"))
         finally:
+            output.describe(args.filename, as_texts(properties), [failure.message for failure in failures])
             output.keep()
     told = [failure.message for failure in failures]
     untold = (remark for remark in said if not any(remark.text in message for message in told))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before torch starts its threads: where processes share the cores, spinning threads cost far more than they save.
@@ -30,11 +31,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "network": (not config.getoption("--network"), "network: run with --network"),
         "gpu": (not torch.cuda.is_available(), "no CUDA device on this machine"),
         "gadgetron": (shutil.which("gadgetron") is None, "no Gadgetron on PATH"),
+        "browser": (_browser() is None, "no Chromium on PATH, or playwright is missing: make peers"),
     }
     for item in items:
         for marker, (skip, reason) in skips.items():
             if skip and marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _browser() -> str | None:
+    """A Chromium, where it can be driven."""
+    if find_spec("playwright") is None or find_spec("axe_playwright_python") is None:
+        return None
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser_executable() -> str:
+    """The Chromium that tests marked browser drive."""
+    path = _browser()
+    assert path is not None
+    return path
 
 
 def _shared(folder: str) -> Path:
