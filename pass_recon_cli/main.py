@@ -22,6 +22,7 @@ COMMANDS = (
     "pass_recon_cli.resident",
     "pass_recon_cli.recon",
     "pass_recon_cli.report",
+    "pass_recon_cli.dicom",
     "pass_recon_cli.fastmri2mrd",
     "pass_recon_cli.bundle",
     "pass_recon_cli.evaluate",
