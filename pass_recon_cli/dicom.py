@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
         from pass_recon.report.dicom.export import dicom_objects, write_dicom
         from pass_recon.report.dicom.send import Destination, send
     except ModuleNotFoundError as error:
-        raise InputError(f"DICOM needs {error.name}: pip install 'pass-gadgetron[dicom]'") from error
+        raise InputError(
+            f"DICOM needs {str(error.name).partition('.')[0]}: pip install 'pass-gadgetron[dicom]'"
+        ) from error
     destination = Destination.from_text(args.send, aec=args.aec, aet=args.aet) if args.send else None
     scan = scan_record(args.images, group=args.group, scan=args.scan)
     objects = dicom_objects(

@@ -24,6 +24,7 @@ COMMANDS = (
     "pass_recon_cli.report",
     "pass_recon_cli.dicom",
     "pass_recon_cli.fastmri2mrd",
+    "pass_recon_cli.doctor",
     "pass_recon_cli.bundle",
     "pass_recon_cli.evaluate",
     "pass_recon_cli.train",
