@@ -59,6 +59,16 @@ class _Version(argparse.Action):
         raise SystemExit(0)
 
 
+class _Completion(argparse.Action):
+    """Prints the completions of a shell, made from the parser of all commands."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _namespace: object, shell: Any, *_: object) -> NoReturn:
+        import shtab
+
+        sys.stdout.write(shtab.complete(parser, shell) + "\n")
+        raise SystemExit(0)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `args.run` is the function to call."""
     parser = _Parser(
@@ -68,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument(
+        "--completion",
+        action=_Completion,
+        choices=("bash", "zsh", "fish"),
+        help='print completions for a shell and exit; bash: eval "$(pass-recon --completion bash)"',
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
     for name in COMMANDS:

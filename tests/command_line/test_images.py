@@ -49,6 +49,14 @@ def test_faults_are_sentences(scanned, tmp_path, capsys, monkeypatch, arguments,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_recon_tells_in_json(scanned, tmp_path, capsys):
+    out = str(tmp_path / "out.h5")
+    assert main(["recon", "-f", scanned[0], "-o", out, "--bundle", "classical", "--json", "-G", "mine"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["file"], told["group"], told["images"]) == (out, "mine", 4)  # a plan and a magnitude a slice
+    assert told["messages"] == []
+
+
 class TestDicom:
     def test_files(self, scanned, tmp_path, capsys):
         pydicom = pytest.importorskip("pydicom")
