@@ -188,9 +188,12 @@ def _plan(image: Image) -> PlanRecord:
     lines = tuple(int(line) for line in _listed(meta.get("PASS_lines")) if str(line).isdigit())
     lines = lines or tuple(int(line) for line in image.data.ravel().nonzero()[0])
     acceleration = _number(meta.get("PASS_acceleration"))
-    acs = acs_range(pe, acs_count(pe, acs_fraction(acceleration))) if acceleration else range(0)
+    number = _round_of(image)
+    acs = range(0)
+    if acceleration and number == 1:  # later rounds only add lines
+        acs = acs_range(pe, acs_count(pe, acs_fraction(acceleration)))
     return PlanRecord(
-        round=_round_of(image),
+        round=number,
         lines=lines,
         pe=pe,
         acs=acs,
