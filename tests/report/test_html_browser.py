@@ -181,6 +181,8 @@ def test_boxes_and_legend(page):
     page.check("#legend")
     page.wait_for_selector("#pane-b .legend", state="visible")
     assert not page.is_visible("#pane-a .legend")
+    page.keyboard.press("1")  # with the focus on the tick box
+    page.wait_for_selector(".stage.one")
 
 
 def test_themes(page):

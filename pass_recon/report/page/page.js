@@ -159,6 +159,7 @@
       const pane = byId(id);
       pane.querySelector(".picture").style.setProperty("--ratio", one.ratio);
       const missing = drawInto(pane.querySelector("canvas"), view, one, values);
+      pane.querySelector("canvas").style.imageRendering = view === "plan" ? "pixelated" : "auto";
       drawMarks(pane, view, one);
       drawLegend(pane, view);
       pane.querySelector("figcaption").textContent = NAMES[view] + (missing ? ": none for this slice" : "");
@@ -276,11 +277,11 @@
     b: () => byId("boxes").click(), r: () => setWindow(initial.width, initial.level),
   };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return;
     const inViewer = event.target === stage || event.target === document.body;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (!(key in keys) || (key.length > 1 && !inViewer)) return;
-    if (event.target.closest(".scroll")) return;
+    // Arrows and their like belong to whatever has the focus.
+    if (!Object.hasOwn(keys, key) || (key.length > 1 && !inViewer)) return;
     event.preventDefault();
     keys[key]();
   });
