@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,12 @@ def read_scan(
     plans = _by_key(_readable(path, group, mrd.PLAN_SERIES))
     if scan is not None and not header:
         header = _header_of_scan(scan)
-    slices = [_slice(key, images, maps.get(key), plans.get(key, [])) for key, images in sorted(magnitudes.items())]
+    slices = []
+    for key, images in sorted(magnitudes.items()):
+        try:
+            slices.append(_slice(key, images, maps.get(key), plans.get(key, [])))
+        except (ValueError, TypeError, LookupError) as error:
+            raise InputError(f"slice {key[0]} of {path}:/{group} makes no sense: {error}") from error
     if truth is not None:
         slices = _with_truth(slices, truth)
     protocol, subject = _from_header(header) if header else (None, Subject())
@@ -140,7 +145,8 @@ def _slice(key: Key, images: Sequence[Image], anomaly_map: Image | None, plans: 
     meta, levels = image.meta, _levels(image)
     seen = None
     if anomaly_map is not None and tuple(anomaly_map.data.shape) == tuple(image.data.shape):
-        seen = (mrd.array_of(anomaly_map) / (_number(anomaly_map.meta.get("PASS_scale")) or 4095)).astype(np.float32)
+        scale = _number(anomaly_map.meta.get("PASS_scale")) or 4095
+        seen = np.nan_to_num(mrd.array_of(anomaly_map) / scale).astype(np.float32)
     history = _listed(meta.get("ImageProcessingHistory"))
     return SliceRecord(
         key=key,
@@ -150,7 +156,7 @@ def _slice(key: Key, images: Sequence[Image], anomaly_map: Image | None, plans: 
         geometry=_geometry(image),
         method=history[-1] if history else "",
         anomaly_map=seen,
-        findings=mrd.boxes_of(image),
+        findings=tuple(_inside(mrd.boxes_of(image), levels.shape)),
         score=_number(meta.get("PASS_anomaly_score")),
         plans=tuple(_plan(plan) for plan in plans),
         rounds=tuple(_round(one) for one in images),
@@ -159,9 +165,24 @@ def _slice(key: Key, images: Sequence[Image], anomaly_map: Image | None, plans: 
     )
 
 
+def _inside(boxes: Iterable[Box], shape: tuple[int, ...]) -> Iterator[Box]:
+    """What of the boxes lies in an image ``(ro, pe)``, with scores from 0 to 1: files of others may say anything."""
+    for box in boxes:
+        readout, phase = max(box.readout, 0), max(box.phase, 0)
+        sizes = (
+            min(box.readout + box.readout_size, shape[0]) - readout,
+            min(box.phase + box.phase_size, shape[1]) - phase,
+        )
+        if min(sizes) > 0:
+            score = min(max(_number(box.score) or 0.0, 0.0), 1.0)
+            yield Box(readout, phase, *sizes, score=score, label=box.label)
+
+
 def _levels(image: Image) -> NDArray[np.uint16]:
     """Whole numbers, whatever the type of the image stored."""
     array = np.abs(mrd.array_of(image))
+    if array.ndim != 2:
+        raise ValueError(f"its image has {array.ndim} axes")
     if array.dtype == np.uint16:
         return array
     peak = float(array.max(initial=0.0)) or 1.0

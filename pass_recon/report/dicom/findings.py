@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pass_recon import __version__
 from pass_recon.report.dicom.mr import Frame, plane_of
-from pass_recon.report.dicom.study import NOTICE, SOFTWARE, Study
+from pass_recon.report.dicom.study import NOTICE, SOFTWARE, Study, plain
 from pass_recon.report.scan import SliceRecord
 from pass_recon.types import Box
 
@@ -217,11 +217,11 @@ def _algorithm(one: SliceRecord) -> Any:
 
 
 def _model(one: SliceRecord) -> str:
-    return f"pass_recon {__version__}, {one.method or 'unknown bundle'}"[:64]
+    return plain(f"pass_recon {__version__}, {one.method or 'unknown bundle'}")
 
 
 def _label(box: Box) -> str:
-    return (box.label or "anomaly")[:64]
+    return plain(box.label) or "anomaly"
 
 
 def _diagnosis(box: Box) -> CodedConcept:

@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.valuerep import DSfloat
 
 from pass_recon import __version__
-from pass_recon.report.dicom.study import NOTICE, Study, axes, code, number
+from pass_recon.report.dicom.study import NOTICE, Study, axes, code, number, plain
 from pass_recon.report.scan import Protocol, SliceRecord
 
 MR_IMAGE, ENHANCED_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
@@ -65,7 +65,7 @@ def derivation(one: SliceRecord) -> str:
         told += f" from {lines} phase-encoding lines"
     if one.plans and one.plans[0].acceleration:
         told += f", {one.plans[0].acceleration:g}x accelerated, {one.plans[0].source or 'unknown'} plan"
-    return f"{told}. {NOTICE}."
+    return plain(f"{told}. {NOTICE}.", 1024)
 
 
 def comments(one: SliceRecord) -> str:
@@ -73,7 +73,7 @@ def comments(one: SliceRecord) -> str:
     told = [NOTICE]
     if one.score is not None:
         told.append(f"anomaly score {one.score:.2f}")
-    return ". ".join([*told, *(text.rstrip(".") for text in one.warnings)])[:10240]
+    return plain(". ".join([*told, *(text.rstrip(".") for text in one.warnings)]), 10240)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _series(study: Study, data: Dataset, one: SliceRecord) -> None:
     data.SeriesNumber, data.SeriesDescription = SERIES, "PASS magnitude"
     data.SeriesDate = data.SeriesTime = ""
     if protocol.name:
-        data.ProtocolName = protocol.name.replace("\\", "/")[:64]
+        data.ProtocolName = plain(protocol.name)
     data.PatientPosition = protocol.patient_position if protocol.patient_position in _POSITIONS else ""
     data.FrameOfReferenceUID, data.PositionReferenceIndicator = study.frame_of_reference, ""
     data.ImageComments = comments(one)

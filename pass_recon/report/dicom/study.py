@@ -85,20 +85,20 @@ class Study:
         data.SOPClassUID, data.SOPInstanceUID = sop_class, instance_uid
         self._patient(data)
         self._study(data)
-        data.Manufacturer = _long(self.vendor)
-        data.ManufacturerModelName = _long((self.scan.protocol.model if self.scan.protocol else "") or "unknown")
+        data.Manufacturer = plain(self.vendor)
+        data.ManufacturerModelName = plain((self.scan.protocol.model if self.scan.protocol else "") or "unknown")
         if self.subject.institution:
-            data.InstitutionName = _long(self.subject.institution)
+            data.InstitutionName = plain(self.subject.institution)
         if self.subject.station:
-            data.StationName = self.subject.station[:16]
+            data.StationName = plain(self.subject.station, 16)
         data.SoftwareVersions = f"pass_recon {__version__}"
         data.ContributingEquipmentSequence = DicomSequence([_equipment()])
         return data
 
     def _patient(self, data: Dataset) -> None:
         subject = self.subject
-        data.PatientName = subject.name or ("" if self.keep_identity else f"PASS^{self._origin[:8]}")
-        data.PatientID = _long(subject.identifier) or f"PASS-{self._origin[:12]}"
+        data.PatientName = plain(subject.name) or ("" if self.keep_identity else f"PASS^{self._origin[:8]}")
+        data.PatientID = plain(subject.identifier) or f"PASS-{self._origin[:12]}"
         data.PatientBirthDate = subject.birth_date
         data.PatientSex = subject.sex.upper()[:1] if subject.sex.upper()[:1] in ("M", "F", "O") else ""
         if subject.weight_kg is not None:
@@ -112,10 +112,11 @@ class Study:
         subject = self.subject
         data.StudyInstanceUID = self.uid
         data.StudyDate, data.StudyTime = subject.study_date, subject.study_time
-        data.StudyID, data.AccessionNumber = subject.study_id[:16] or "PASS", subject.accession_number[:16]
-        data.ReferringPhysicianName = subject.referring_physician
+        data.StudyID = plain(subject.study_id, 16) or "PASS"
+        data.AccessionNumber = plain(subject.accession_number, 16)
+        data.ReferringPhysicianName = plain(subject.referring_physician)
         if subject.study_description:
-            data.StudyDescription = _long(subject.study_description)
+            data.StudyDescription = plain(subject.study_description)
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -171,6 +172,6 @@ def _valid_uid(text: str) -> str:
     return text if _UID.fullmatch(text) and len(text) <= 64 else ""
 
 
-def _long(text: str) -> str:
-    """A DICOM long string: up to 64 characters, no backslash."""
-    return text.replace("\\", "/")[:64]
+def plain(text: str, length: int = 64) -> str:
+    """A text as DICOM takes it: so many characters, on one line, and no backslash, which would part it in two."""
+    return "".join(letter if letter.isprintable() and letter != "\\" else " " for letter in text)[:length].strip()

@@ -155,3 +155,20 @@ def test_what_is_no_file_of_images(tmp_path, images):
         del file["a/image_1/header"]
     with pytest.raises(InputError, match=r"series 1 of .*broken\.h5:/a cannot be read"):
         read_scan(tmp_path / "broken.h5")
+
+
+def test_meta_that_makes_no_sense(tmp_path, images):
+    magnitude = next(image for image in images if image.image_series_index == 1)
+
+    def with_meta(path, **meta):
+        made = ismrmrd.Image(head=magnitude.getHead(), data=magnitude.data)
+        made.meta = {**magnitude.meta, **meta}
+        return stored(tmp_path / path, [made])
+
+    corners = ["1", "0", "0", "1", "0", "1", "-5", "-3", "9000", "-3", "9000", "7", "-5", "7"]
+    found = read_scan(with_meta("far.h5", ROI_1=corners, PASS_finding_1=["x", "7"], PASS_anomaly_score="nan"))
+    (box,) = found.slices[0].findings
+    assert (box.readout, box.phase, box.readout_size, box.phase_size, box.score) == (0, 0, RO, 7, 1.0)
+    assert found.slices[0].score is None
+    with pytest.raises(InputError, match=r"slice 0 of .*words\.h5:/a makes no sense"):
+        read_scan(with_meta("words.h5", ROI_1=["a"] * 14))

@@ -212,3 +212,19 @@ def test_destinations_that_are_none(address, titles, sentence):
 
 def test_ipv6():
     assert Destination.from_text("[::1]:104", aec="A", aet="B") == Destination("::1", 104, "A", "B")
+
+
+def test_words_that_dicom_cannot_take(tmp_path):
+    odd = "Mü\\ller^\x00Jörg\n" + "x" * 80
+    one = slice_record(findings=(Box(3, 4, 10, 12, label=odd),), method=odd, warnings=(odd,))
+    scan = scan_record(slices=(one,))
+    assert scan.protocol is not None
+    protocol = replace(scan.protocol, name=odd, vendor=odd, model=odd)
+    subject = replace(scan.subject, name=odd, identifier=odd, accession_number=odd, study_id=odd, sex="divers")
+    scan = replace(scan, protocol=protocol, subject=subject)
+    for kind in KINDS[:2]:
+        for path in write_dicom(tmp_path, dicom_objects(scan, keep_identity=True, **kind)):
+            data = pydicom.dcmread(path)
+            assert str(data.PatientName).startswith("Mü ller^ Jörg")
+            assert len(data.PatientID) <= 64
+            assert data.PatientSex == ""
