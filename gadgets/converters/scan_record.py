@@ -62,31 +62,52 @@ def read_scan(
     """
     path = Path(path)
     group, header, provenance = _group_of(path, group.strip("/"))
-    magnitudes = _by_key(_readable(path, group, mrd.RECONSTRUCTION_SERIES))
-    if not magnitudes:
-        raise InputError(f"{path}:/{group} holds no magnitude images of this chain (series 1)")
-    maps = {key: images[-1] for key, images in _by_key(_readable(path, group, mrd.MAP_SERIES)).items()}
-    plans = _by_key(_readable(path, group, mrd.PLAN_SERIES))
+    series = (mrd.RECONSTRUCTION_SERIES, mrd.MAP_SERIES, mrd.PLAN_SERIES)
+    images = [image for number in series for image in _readable(path, group, number)]
     if scan is not None and not header:
         header = _header_of_scan(scan)
-    slices = []
-    for key, images in sorted(magnitudes.items()):
-        try:
-            slices.append(_slice(key, images, maps.get(key), plans.get(key, [])))
-        except (ValueError, TypeError, LookupError) as error:
-            raise InputError(f"slice {key[0]} of {path}:/{group} makes no sense: {error}") from error
+    try:
+        found = scan_of_images(images, header)
+    except InputError as error:
+        raise InputError(f"{path}:/{group}: {error}") from error
     if truth is not None:
-        slices = _with_truth(slices, truth)
+        found = replace(found, slices=tuple(_with_truth(found.slices, truth)))
+    messages = tuple(str(message) for message in provenance.get("messages", ()))
+    return replace(found, source=_source(path, group, provenance), messages=messages)
+
+
+def scan_of_images(images: Iterable[Image], header: bytes) -> ScanRecord:
+    """The record of a scan of which these images came, in any order.
+
+    Parameters
+    ----------
+    images
+        Magnitudes, maps and plans; others are left out.
+    header
+        MRD header of the scan, empty if there is none.
+
+    Raises
+    ------
+    InputError
+        If no magnitude is among them, or what an image says makes no sense.
+    """
+    by_series: dict[int, list[Image]] = {}
+    for image in images:
+        by_series.setdefault(int(image.image_series_index), []).append(image)
+    magnitudes = _by_key(by_series.get(mrd.RECONSTRUCTION_SERIES, ()))
+    if not magnitudes:
+        raise InputError(f"there are no magnitude images of this chain (series {mrd.RECONSTRUCTION_SERIES})")
+    maps = {key: of_key[-1] for key, of_key in _by_key(by_series.get(mrd.MAP_SERIES, ())).items()}
+    plans = _by_key(by_series.get(mrd.PLAN_SERIES, ()))
+    slices = []
+    for key, of_key in sorted(magnitudes.items()):
+        try:
+            slices.append(_slice(key, of_key, maps.get(key), plans.get(key, [])))
+        except (ValueError, TypeError, LookupError) as error:
+            raise InputError(f"what slice {key[0]} says makes no sense: {error}") from error
     protocol, subject = _from_header(header) if header else (None, Subject())
-    return ScanRecord(
-        slices=tuple(slices),
-        protocol=protocol,
-        subject=subject,
-        header=header,
-        source=_source(path, group, provenance),
-        messages=tuple(str(message) for message in provenance.get("messages", ())),
-        reason=next((mrd.bundle_of(images[-1]) for images in magnitudes.values()), ""),
-    )
+    reason = next((mrd.bundle_of(of_key[-1]) for of_key in magnitudes.values()), "")
+    return ScanRecord(tuple(slices), protocol, subject, header, reason=reason)
 
 
 def _group_of(path: Path, group: str) -> tuple[str, bytes, Mapping[str, Any]]:

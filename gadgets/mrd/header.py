@@ -110,7 +110,7 @@ class ScanContext:
 
     ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``, empty where the header does not tell;
     ``examination_reason`` says why. ``protocol`` is the protocol's name, empty where there is none, and ``slices`` how
-    many there are to be.
+    many there are to be. ``document`` is the header as it came.
 
     Parameters
     ----------
@@ -127,6 +127,7 @@ class ScanContext:
 
     def __init__(self, header: bytes | str, properties: Properties) -> None:
         self.properties = properties
+        self.document = header.encode() if isinstance(header, str) else bytes(header)
         parsed = read_header(header)
         if not parsed.encoding:
             raise InputError("the header describes no encoding")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -46,12 +47,15 @@ def enhanced_images(study: Study) -> list[list[Frame]]:
 
 
 def _stacks(study: Study) -> list[list[SliceRecord]]:
-    """Slices of one matrix, pixel size and orientation, which can share an object."""
+    """Slices that can share an object: of one matrix, orientation, contrast and time, each at a place of its own."""
     stacks: dict[object, list[SliceRecord]] = {}
+    taken: Counter[object] = Counter()
     for one in study.scan.slices:
         directions = np.round(axes(one.geometry.read_direction, one.geometry.phase_direction), 4)
-        like = (one.levels.shape, one.geometry.field_of_view_mm, directions.tobytes())
-        stacks.setdefault(like, []).append(one)
+        like = (one.levels.shape, one.geometry.field_of_view_mm, directions.tobytes(), one.key[1:])
+        place = (like, tuple(np.round(one.geometry.centre, 3)))
+        stacks.setdefault((like, taken[place]), []).append(one)
+        taken[place] += 1
     return list(stacks.values())
 
 

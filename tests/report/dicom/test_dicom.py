@@ -181,6 +181,21 @@ def test_slices_that_share_no_plane(tmp_path):
         assert sum(name.startswith("findings") for name in objects) == 2
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_repetitions_and_slices_at_one_place(kind):
+    here = geometry()
+    slices = (
+        *(slice_record(number, key=(number, 0, 0, 0, 0)) for number in range(2)),
+        *(slice_record(number, key=(number, 0, 0, 1, 0)) for number in range(2)),
+        slice_record(2, key=(2, 0, 0, 0, 0), geometry=here),  # a header that says the same of two slices
+    )
+    objects = dicom_objects(scan_record(slices=slices), **kind)
+    assert sum(name.startswith("findings") for name in objects) == 3
+    shown = sum(int(data.get("NumberOfFrames", 1)) for name, data in objects.items() if name.startswith("magnitude"))
+    assert shown == 5
+    assert len({data.SOPInstanceUID for data in objects.values()}) == len(objects)
+
+
 def test_without_directions_and_sizes():
     nowhere = replace(geometry(), read_direction=(0.0,) * 3, phase_direction=(0.0,) * 3, field_of_view_mm=(0.0,) * 3)
     data = dicom_objects(scan_record(slices=(slice_record(geometry=nowhere),)))["magnitude/0001.dcm"]
