@@ -50,14 +50,19 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     destination = Destination.from_text(args.send, aec=args.aec, aet=args.aet) if args.send else None
     scan = scan_record(args.images, group=args.group, scan=args.scan)
-    objects = dicom_objects(
-        scan, enhanced=args.enhanced, keep_identity=args.keep_identity, radiological=args.radiological
-    )
-    with _bar(objects, "write", args) as bar:
+    with _bar(2 * len(scan.slices), "make", args) as bar:
+        objects = dicom_objects(
+            scan,
+            enhanced=args.enhanced,
+            keep_identity=args.keep_identity,
+            radiological=args.radiological,
+            progress=bar.update,
+        )
+    with _bar(len(objects), "write", args) as bar:
         paths = write_dicom(args.output, objects, progress=bar.update)
     refused = []
     if destination is not None:
-        with _bar(objects, "send", args) as bar:
+        with _bar(len(objects), "send", args) as bar:
             refused = send(objects.values(), destination, progress=bar.update)
     for sentence in refused:
         sys.stderr.write(f"pass-recon dicom: {sentence}\n")
@@ -66,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
-def _bar(objects: Any, what: str, args: argparse.Namespace) -> Any:
+def _bar(steps: int, what: str, args: argparse.Namespace) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=len(objects), unit="object", desc=what, disable=True if args.quiet or args.json else None)
+    return tqdm(total=steps, unit="object", desc=what, disable=True if args.quiet or args.json else None)
 
 
 def _say(args: argparse.Namespace, objects: dict[str, Any], paths: list[str], refused: list[str]) -> None:

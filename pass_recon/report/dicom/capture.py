@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +20,9 @@ BURNED_IN = "NOT FOR CLINICAL USE"
 _LEAST_ROWS = 256  # below, letters cannot be read
 
 
-def captures(study: Study, frames: Sequence[Frame]) -> list[Dataset]:
+def captures(study: Study, frames: Iterable[Frame]) -> list[Dataset]:
     """A colour image of each slice that a detector saw, which refers to the magnitude it was drawn from."""
-    shown = [frame for frame in frames if frame.slice.anomaly_map is not None]
+    shown = (frame for frame in frames if frame.slice.anomaly_map is not None)
     return [_capture(study, instance, frame) for instance, frame in enumerate(shown, start=1)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pass_recon.common.files import written_aside
 from pass_recon.report.dicom.capture import captures
 from pass_recon.report.dicom.findings import segmentations, structured_report
-from pass_recon.report.dicom.mr import classic_images, enhanced_images
+from pass_recon.report.dicom.mr import Frame, classic_images, enhanced_images
 from pass_recon.report.dicom.study import Study
 from pass_recon.report.scan import ScanRecord
 
@@ -18,7 +18,12 @@ _FOLDERS = ("magnitude", "overlay", "findings", "report")
 
 
 def dicom_objects(
-    scan: ScanRecord, *, enhanced: bool = False, keep_identity: bool = False, radiological: bool = False
+    scan: ScanRecord,
+    *,
+    enhanced: bool = False,
+    keep_identity: bool = False,
+    radiological: bool = False,
+    progress: Callable[[], object] = lambda: None,
 ) -> dict[str, Dataset]:
     """All objects by the path of their file: ``magnitude``, ``overlay``, ``findings`` (if there are) and ``report``.
 
@@ -32,6 +37,8 @@ def dicom_objects(
         Take names, numbers and dates of the MRD header over.
     radiological
         Turn images by right angles into the customary view.
+    progress
+        Called twice for each slice.
     """
     study = Study(scan, keep_identity=keep_identity, radiological=radiological)
     stacks = enhanced_images(study) if enhanced else classic_images(study)
@@ -40,10 +47,16 @@ def dicom_objects(
     segments = segmentations(study, stacks)
     return (
         _numbered("magnitude", images)
-        | _numbered("overlay", captures(study, frames))
+        | _numbered("overlay", captures(study, _counted(frames, progress)))
         | _numbered("findings", segments)
-        | _numbered("report", [structured_report(study, frames, segments)])
+        | _numbered("report", [structured_report(study, _counted(frames, progress), segments)])
     )
+
+
+def _counted(frames: Iterable[Frame], progress: Callable[[], object]) -> Iterator[Frame]:
+    for frame in frames:
+        yield frame
+        progress()
 
 
 def write_dicom(

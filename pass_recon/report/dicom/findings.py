@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import highdicom as hd
@@ -86,7 +86,7 @@ def _segmentation(study: Study, instance: int, stack: Sequence[Frame]) -> Datase
     return _settled(study, data)
 
 
-def structured_report(study: Study, frames: Sequence[Frame], segments: Sequence[Dataset]) -> Dataset:
+def structured_report(study: Study, frames: Iterable[Frame], segments: Sequence[Dataset]) -> Dataset:
     """A report by TID 1500: the score of each image, and for each finding its region, score and size.
 
     Parameters
@@ -99,10 +99,12 @@ def structured_report(study: Study, frames: Sequence[Frame], segments: Sequence[
         The findings as SEG, which the report lists as evidence.
     """
     groups: list[Any] = []
+    sources: dict[str, Dataset] = {}
     for frame in frames:
+        sources[str(frame.image.SOPInstanceUID)] = frame.image
         groups.append(_image_group(study, frame))
         groups += [_finding_group(study, index, box, frame) for index, box in enumerate(frame.slice.findings)]
-    images = list({str(frame.image.SOPInstanceUID): frame.image for frame in frames}.values())
+    images = list(sources.values())
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=study.uid_of("device"), name=SOFTWARE, model_name=f"pass_recon {__version__}"
     )
