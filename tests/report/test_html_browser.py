@@ -214,7 +214,9 @@ def test_accessible_and_within_the_screen(browser, report, scheme, size):
 
 
 def test_print_view(page):
+    page.set_viewport_size({"width": 794, "height": 1123})  # A4 at 96 dots an inch
     page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794
     assert not page.is_visible("#slice")
     assert not page.is_visible("#findings button")
     assert page.is_visible(".sheet img")
