@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -24,6 +25,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--truth", metavar="FILE", help="file of pass-recon simulate, to show the error against its ground truth"
     )
+    parser.add_argument("--json", action="store_true", help="say what is in it as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
 
@@ -37,10 +39,13 @@ def run(args: argparse.Namespace) -> int:
     from pass_recon.report.html import write_report
 
     scan = scan_record(args.images, group=args.group, scan=args.scan, truth=args.truth)
-    with tqdm(total=len(scan.slices), unit="slice", desc="report", disable=True if args.quiet else None) as bar:
+    hidden = True if args.quiet or args.json else None  # None: unless stderr is a terminal
+    with tqdm(total=len(scan.slices), unit="slice", desc="report", disable=hidden) as bar:
         write_report(args.output, scan, progress=lambda *_: bar.update())
-    if not args.quiet:
-        size = Path(args.output).stat().st_size / 1e6
-        findings = sum(len(one.findings) for one in scan.slices)
-        sys.stdout.write(f"{args.output}: {len(scan.slices)} slices, {findings} findings, {size:.1f} MB\n")
+    size, findings = Path(args.output).stat().st_size, sum(len(one.findings) for one in scan.slices)
+    if args.json:
+        told = {"file": args.output, "slices": len(scan.slices), "findings": findings, "bytes": size}
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+    elif not args.quiet:
+        sys.stdout.write(f"{args.output}: {len(scan.slices)} slices, {findings} findings, {size / 1e6:.1f} MB\n")
     return 0

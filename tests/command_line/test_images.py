@@ -32,6 +32,13 @@ def test_page(scanned, tmp_path, capsys):
         assert told in text
 
 
+def test_report_tells_in_json(scanned, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert main(["report", scanned[1], "-o", str(page), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"file": str(page), "slices": 2, "findings": 0, "bytes": page.stat().st_size}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
