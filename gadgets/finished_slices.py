@@ -9,6 +9,7 @@ import ismrmrd
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import mrd
+from gadgets.mrd.calibration import ENOUGH
 from gadgets.protocol.connection import Failure
 from pass_recon.types import InputError
 
@@ -75,9 +76,7 @@ class FinishedSlices:
         for part in self._waiting:
             calibration = self._calibrations.of(part)
             if calibration is None:
-                came = sum(index in part.image for index in part.acs)
-                lines = f"lines {part.acs.start} to {part.acs.stop - 1}"
-                yield Failure(f"{part.key} has no complete ACS: {came} of {len(part.acs)} came ({lines})", "input")
+                yield _incomplete(part)
             yield from self._send(part, calibration)
 
     def _send(self, part: mrd.Slice, calibration: mrd.Calibration | None) -> Iterator[ReconData | Failure]:
@@ -155,3 +154,20 @@ class DroppedLines:
                 "not tell of: left out",
                 "warning",
             )
+
+
+def _incomplete(part: mrd.Slice) -> Failure:
+    """A word on the lines of an ACS that did not come: a warning where coil maps can be made of those around them."""
+    missing = [index for index in part.acs if index not in part.image]
+    came = len(part.acs) - len(missing)
+    beside = any(
+        all(index in part.image for index in range(first, first + ENOUGH))
+        for first in range(part.acs.start - ENOUGH, part.acs.stop + 1)
+    )
+    told = (
+        f"{part.key} has no complete ACS: {came} of {len(part.acs)} came (lines {part.acs.start} to {part.acs.stop - 1}"
+    )
+    if not beside:
+        return Failure(f"{told})", "input")
+    shown = ", ".join(map(str, missing[:8])) + (" and others" if missing[8:] else "")
+    return Failure(f"{told}, without {shown}): coil maps are made of the lines around them that came", "warning")

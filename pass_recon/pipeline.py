@@ -18,7 +18,14 @@ from torch import Tensor
 from pass_recon.anomaly import AnomalyResult, describe
 from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.cleaning import CleanScan, clean, joined
-from pass_recon.preparation import MINIMUM_CALIBRATION_WIDTH, PreparedScan, classical_image, no_calibration, prepare
+from pass_recon.preparation import (
+    MINIMUM_CALIBRATION_WIDTH,
+    PreparedScan,
+    classical_image,
+    no_calibration,
+    prepare,
+    scale_lines,
+)
 from pass_recon.quality import TrainedFor, inspect
 from pass_recon.quality.guard import GUARDS, judge
 from pass_recon.quality.training import check_matrix
@@ -30,7 +37,7 @@ from pass_recon.sampling.lines import (
     acs_count,
     acs_fraction,
     acs_mask,
-    calibration_width,
+    calibration_run,
     line_budget,
     reachable_lines,
     select_lines,
@@ -325,7 +332,7 @@ class Pipeline:
     def _classically(self, scan: CleanScan, fallback: str | None) -> Reconstruction:
         start = perf_counter()
         seconds: dict[str, float] = {}
-        if scan.coil_maps is None and calibration_width(scan.calibration_lines) < MINIMUM_CALIBRATION_WIDTH:
+        if scan.coil_maps is None and len(calibration_run(scan.calibration_lines)) < MINIMUM_CALIBRATION_WIDTH:
             image = root_sum_of_squares(scan.kspace * scan.line_mask).to(torch.complex64)
             fallback = "; ".join(reason for reason in (fallback, no_calibration(scan.calibration_lines)) if reason)
         else:
@@ -336,9 +343,8 @@ class Pipeline:
         return Reconstruction(image=image.cpu(), fallback=fallback, seconds=seconds, quality=scan.findings)
 
     def _prepared(self, scan: CleanScan) -> PreparedScan:
-        pe, width = scan.kspace.shape[-1], calibration_width(scan.calibration_lines)
         # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
-        acs = acs_mask(pe, min(max(width, 1), acs_count(pe, self.acs_fraction)))
+        acs = scale_lines(scan.calibration_lines, acs_count(scan.kspace.shape[-1], self.acs_fraction))
         return prepare(
             scan.kspace,
             acs,

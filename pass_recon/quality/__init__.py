@@ -11,6 +11,7 @@ WORDS = (
     "noise_coil",
     "spike",
     "zero_lines",
+    "missing_lines",
     "inconsistent_lines",
     "multiband",
     "unusual_matrix",
