@@ -332,7 +332,8 @@ class Pipeline:
     def _classically(self, scan: CleanScan, fallback: str | None) -> Reconstruction:
         start = perf_counter()
         seconds: dict[str, float] = {}
-        if scan.coil_maps is None and len(calibration_run(scan.calibration_lines)) < MINIMUM_CALIBRATION_WIDTH:
+        run, several = calibration_run(scan.calibration_lines), scan.kspace.shape[1] > 1
+        if scan.coil_maps is None and len(run) < MINIMUM_CALIBRATION_WIDTH and several:
             image = root_sum_of_squares(scan.kspace * scan.line_mask).to(torch.complex64)
             fallback = "; ".join(reason for reason in (fallback, no_calibration(scan.calibration_lines)) if reason)
         else:

@@ -87,7 +87,7 @@ def prepare(
     if coil_maps is None:
         lines = acs if calibration_lines is None else calibration_lines
         run = calibration_run(lines)
-        if len(run) < MINIMUM_CALIBRATION_WIDTH:
+        if len(run) < MINIMUM_CALIBRATION_WIDTH and kspace.shape[-3] > 1:
             raise InputError(no_calibration(lines))
         source = kspace if calibration is None else calibration
         # Lines that are moved as a whole give the object another phase, and the coils the same maps.

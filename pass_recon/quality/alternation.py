@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pass_recon.physics.fourier import fft1c, ifft1c
-from pass_recon.quality.neighbours import Neighbours
+from pass_recon.quality.neighbours import Neighbours, unlike
 
 # Steps of the search, in samples or pixels, and how far it goes.
 _COARSE, _FARTHEST = 1.0, 6.0
@@ -96,8 +96,8 @@ def _best_shift(
     kspace: Tensor, line_mask: Tensor, odd: Tensor, change: Callable[[Tensor, float], Tensor]
 ) -> tuple[float, float]:
     def misfit(shift: float) -> float:
-        even_weights, odd_weights = _weights(_changed(kspace, odd, lambda lines: change(lines, shift)), line_mask)
-        return 1 - float((odd_weights * even_weights.conj()).sum().abs() / (odd_weights.norm() * even_weights.norm()))
+        weights = _weights(_changed(kspace, odd, lambda lines: change(lines, shift)), line_mask)
+        return 1.0 if weights is None else unlike(*weights)
 
     best = min((misfit(shift), shift) for shift in _steps(0.0, _FARTHEST, _COARSE))
     for step in _FINE:
@@ -121,11 +121,11 @@ def _misfit(kspace: Tensor, line_mask: Tensor) -> float:
     return float(unexplained.median()) if len(unexplained) else 0.0
 
 
-def _weights(kspace: Tensor, line_mask: Tensor) -> tuple[Tensor, Tensor]:
+def _weights(kspace: Tensor, line_mask: Tensor) -> tuple[Tensor, Tensor] | None:
     return Neighbours(kspace, line_mask, rounds=1).weights_of_parity()
 
 
 def _phase(kspace: Tensor, line_mask: Tensor) -> Tensor:
     """Phase to turn odd lines by, between −90° and 90°: 180° would be the same image half a field of view away."""
-    even, odd = _weights(kspace, line_mask)
-    return -(odd * even.conj()).sum().angle() / 2
+    weights = _weights(kspace, line_mask)
+    return torch.zeros(()) if weights is None else -(weights[1] * weights[0].conj()).sum().angle() / 2

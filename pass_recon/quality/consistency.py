@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pass_recon.quality.lines import lines_finding
-from pass_recon.quality.neighbours import Fit, Neighbours, Triple
+from pass_recon.quality.neighbours import Fit, Neighbours, Triple, unlike
 from pass_recon.types import QualityFinding
 
 # Energy of a line that its neighbours leave unexplained, by the distance between these two. Of 275 ordinary slices it
@@ -28,6 +28,8 @@ _BETTER_APART = 1.6
 _LEAST_APART = 0.004
 # Hardly any go together: of ordinary slices half of the lines had at most 0.08 unexplained, noise and all.
 _NONE_FIT = 0.05
+# Weights for lines of even and of odd number: of ordinary slices 0.4 and less, 0.6 and more of lines read to and fro.
+_UNLIKE = 0.5
 # Of a line that is sound, what two on one side of it leave unexplained.
 _ONE_SIDED = 0.5
 _LEAST_TRIPLES = 4
@@ -114,7 +116,7 @@ class LineConsistency:
         use = self.neighbours.acquired & ~left_out
         numbers = torch.arange(len(use), device=use.device)
         fit = self.neighbours.fit(use)
-        if alternating and (self._usual(fit) > _NONE_FIT or self._better_apart(fit, use, numbers % 2)):
+        if alternating and self._seems_alternating(fit, use, numbers % 2):
             return Explanation(alternating=True)
         found, left = self._search(use, fit)
         if not left and not found.wrong and self._better_apart(fit, use, (numbers >= len(use) // 2).int()):
@@ -181,6 +183,12 @@ class LineConsistency:
         bad = self.bad(self.neighbours.fit(state.use, state.samples), state.noise)
         across = {t: e for t, e in bad.items() if not any(one in t and other in t for one, other in state.gaps)}
         return _Option(state, across, **about)
+
+    def _seems_alternating(self, fit: Fit, use: Tensor, parity: Tensor) -> bool:
+        if self._usual(fit) > _NONE_FIT or self._better_apart(fit, use, parity):
+            return True
+        weights = self.neighbours.weights_of_parity()
+        return weights is not None and unlike(*weights) > _UNLIKE
 
     def _better_apart(self, fit: Fit, use: Tensor, groups: Tensor) -> bool:
         """Whether lines of each group go together far better among themselves."""

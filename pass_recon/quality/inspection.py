@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pass_recon.quality.alternation import find_alternation
 from pass_recon.quality.coils import check_coils
-from pass_recon.quality.consistency import LEAST_COILS, LineConsistency, findings_of
+from pass_recon.quality.consistency import LineConsistency, findings_of
 from pass_recon.quality.lines import lines_finding, loud_lines, zero_lines
 from pass_recon.quality.neighbours import Neighbours, lines_around_centre
 from pass_recon.quality.spikes import find_spikes
@@ -224,14 +224,12 @@ def _filled(
     kspace = kspace.clone()
     kspace[..., bad] = 0
     calibration = lines.clone()
-    single = holes & lines.roll(1) & lines.roll(-1)  # of two in a row the prediction is poor: coil maps do without
-    if int(coils.sum()) >= LEAST_COILS and bool(single.any()):
-        predicted = Neighbours(_of(kspace, coils), lines).predict(
-            _of(kspace, coils), single.nonzero().flatten().tolist(), lines
-        )
+    if bool(holes.any()):
+        usable = _of(kspace, coils)
+        predicted = Neighbours(usable, lines).predict(usable, holes.nonzero().flatten().tolist(), lines)
         for line, values in predicted.items():
             kspace[coils, :, line] = values
             calibration[line] = True
     missing = (holes & ~mask).nonzero().flatten().tolist()
-    what = "did not come, though those around did: coil maps are made without"
+    what = "did not come, though those around did: coil maps are made with what their neighbours predict"
     return lines, calibration, kspace, [lines_finding("missing_lines", missing, what)] if missing else []

@@ -136,21 +136,14 @@ class Neighbours:
             return math.inf
         return float(_unexplained(weights, *self._of(self.samples, [(line + step, line, line + 2 * step)])))
 
-    def weights_of_parity(self) -> tuple[Tensor, Tensor]:
+    def weights_of_parity(self) -> tuple[Tensor, Tensor] | None:
         """Weights for the lines of even number and for those of odd number, ``(coils, unknowns)`` each.
 
-        Raises
-        ------
-        ValueError
-            If there are too few lines around the centre.
+        They are the same where all lines were read in the same way. None if there are too few lines around the centre.
         """
         parity = torch.arange(len(self.acquired), device=self.acquired.device) % 2
         even, odd = (self._weights(self.samples, self.acquired, (-1, 1), parity == number) for number in (0, 1))
-        if even is None or odd is None:
-            raise ValueError(
-                f"{int(self.central.sum())} lines around the centre are too few for weights of each parity"
-            )
-        return even, odd
+        return None if even is None or odd is None else (even, odd)
 
     def central_and_close(self, fit: Fit) -> Tensor:
         """``(triples,)`` bool: those of three lines in a row around the centre."""
@@ -264,3 +257,8 @@ def _robust_weights(sources: Tensor, targets: Tensor, rounds: int) -> Tensor:
         weights = 1 / _unexplained(solved, sources, targets).square().clamp(min=1e-4)
         weights = weights / weights.max()
     return solved
+
+
+def unlike(one: Tensor, other: Tensor) -> float:
+    """How unlike weights are, but for a phase: 0 to 1."""
+    return 1 - float((one * other.conj()).sum().abs() / (one.norm() * other.norm()).clamp(min=1e-30))

@@ -15,8 +15,7 @@ from pass_recon.sampling.budget import acs_fraction as acs_fraction
 from pass_recon.sampling.budget import acs_range, line_budget
 from pass_recon.types import InputError
 
-# Lines that make usable coil maps, and those that more of would not make better ones.
-ENOUGH_FOR_MAPS = 8
+# More lines would not make better coil maps.
 MOST_FOR_MAPS = 24
 _CENTRED_WILL_DO = 10
 
@@ -50,26 +49,19 @@ def calibration_width(line_mask: Tensor) -> int:
 
 
 def calibration_run(line_mask: Tensor) -> range:
-    """The unbroken run of lines of ``line_mask`` ``(pe,)`` to estimate coil maps from.
+    """The unbroken run of lines through the centre of ``line_mask`` ``(pe,)`` to estimate coil maps from.
 
-    It is centred like the ACS. Where that leaves fewer than 10 lines, a longer run of at most 24 that nearly reaches
-    the centre will do: coil maps depend on how neighbouring samples go together, which is the same all over k-space.
+    It is centred like the ACS. Where that leaves fewer than 10 lines, all of the run are taken, at most 24: coil maps
+    depend on how neighbouring samples go together, which is the same all over k-space. Beside the centre alone they
+    cannot be told: what an object is made of evenly has no signal there.
     """
     pe, width = line_mask.shape[-1], calibration_width(line_mask)
-    centre = pe // 2
-    best = range(centre - width // 2, centre - width // 2 + width)
+    first = pe // 2 - width // 2
     if width >= _CENTRED_WILL_DO:
-        return best
-    reach = max(ENOUGH_FOR_MAPS, pe // 16)
-    lines = line_mask.nonzero().flatten().cpu()
-    for run in torch.tensor_split(lines, (lines.diff() > 1).nonzero().flatten() + 1):
-        if not len(run):
-            continue
-        distance = (run - centre).abs()
-        near = run[distance.argsort(stable=True)[:MOST_FOR_MAPS]].sort().values
-        if len(near) > max(len(best), ENOUGH_FOR_MAPS - 1) and int(distance.min()) <= reach:
-            best = range(int(near[0]), int(near[-1]) + 1)
-    return best
+        return range(first, first + width)
+    run = calibration_lines(line_mask).nonzero().flatten().cpu()
+    nearest = run[(run - pe // 2).abs().argsort(stable=True)[:MOST_FOR_MAPS]]
+    return range(int(nearest.min()), int(nearest.max()) + 1) if len(nearest) else range(0)
 
 
 def reachable_lines(pe: int, first: int, last: int) -> Tensor:
