@@ -44,11 +44,14 @@ class FinishedSlices:
 
     def over(self, part: mrd.Slice) -> Iterator[ReconData | Failure]:
         """A slice is over; those that waited for a calibration may have one with it."""
-        if not part.lines.sums:
+        if not part.lines.first:
             yield Failure(f"{part.key} has no line that can be used, so there is no image of it", "input")
             return
         part.settle_centre()
         self._images.add(part.key.slice)
+        if told := part.settle_grid():
+            yield from self._warnings.one(mrd.grid_remark(told, part.encoding.pe, len(part.lines.first)))
+        yield from self._repeats(part)
         self._calibrations.note(part)
         waiting, self._waiting = [*self._waiting, part], []
         for one in waiting:
@@ -60,7 +63,7 @@ class FinishedSlices:
 
     def left(self, part: mrd.Slice, *, truncated: bool) -> Iterator[ReconData | Failure]:
         """A slice that was not over when the stream was."""
-        if part.only_calibration and part.lines.sums:
+        if part.only_calibration and part.lines.first:
             self._calibrations.note(part)
             self._flagged.append(part)
             return
@@ -90,6 +93,16 @@ class FinishedSlices:
             if part.acs_untold() and self._scan.properties.mode == "retrospective":
                 yield mrd.late_acs_message(part, calibration)
         yield mrd.slice_message(part, calibration)
+
+    def _repeats(self, part: mrd.Slice) -> Iterator[Failure]:
+        """A word on lines that came more often than the header tells, or not as the same."""
+        often, told = max(part.lines.counts.values()), part.encoding.averages
+        about = part.lines.about_repeats() if often > 1 else ""
+        if often > told or about:
+            yield from self._warnings.one(
+                f"lines of {part.key} came {often} times, the header tells of {told}: they are averaged"
+                + (f", but {about}" if about else "")
+            )
 
     def _centre(self, part: mrd.Slice) -> Iterator[Failure]:
         told, found, pe = part.encoding.centre_step, part.centre_step, part.encoding.pe

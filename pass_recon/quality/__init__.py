@@ -3,7 +3,7 @@
 from pass_recon.quality.inspection import Inspection, inspect
 from pass_recon.quality.training import TrainedFor
 
-# Of a `pass_recon.types.QualityFinding`. The last two come from the guard, all others from the data.
+# Of a `pass_recon.types.QualityFinding`. The last three come from the guard, all others from the data.
 WORDS = (
     "empty",
     "dead_coil",
@@ -16,6 +16,7 @@ WORDS = (
     "multiband",
     "unusual_matrix",
     "unusual_lines",
+    "lines_not_predicted",
     "network_worse_than_classical",
     "finding_not_in_data",
 )

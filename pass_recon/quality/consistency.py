@@ -115,7 +115,7 @@ class LineConsistency:
             return Explanation()
         use = self.neighbours.acquired & ~left_out
         numbers = torch.arange(len(use), device=use.device)
-        fit = self.neighbours.fit(use)
+        fit = self.neighbours.fit(use) if bool(left_out.any()) else self.neighbours.first
         if alternating and self._seems_alternating(fit, use, numbers % 2):
             return Explanation(alternating=True)
         found, left = self._search(use, fit)
@@ -192,7 +192,7 @@ class LineConsistency:
 
     def _better_apart(self, fit: Fit, use: Tensor, groups: Tensor) -> bool:
         """Whether lines of each group go together far better among themselves."""
-        apart = self.neighbours.fit(use, groups=groups)
+        apart = self.neighbours.fit(use & self.neighbours.central, groups=groups)
         together, alone = (one.unexplained[self.neighbours.central_and_close(one)] for one in (fit, apart))
         if len(alone) < max(2 * _LEAST_TRIPLES, len(together) // 2):
             return False
@@ -205,7 +205,7 @@ class LineConsistency:
         numbers = torch.arange(len(use), device=use.device)
         misfits = []
         for at in central[_LEAST_SIDE:-_LEAST_SIDE]:
-            fit = self.neighbours.fit(use, groups=(numbers >= at).int())
+            fit = self.neighbours.fit(use & self.neighbours.central, groups=(numbers >= at).int())
             inside = [
                 value
                 for (before, _, after), value, close in zip(
