@@ -27,6 +27,8 @@ _PARTIAL_FOURIER = 0.05
 
 # A grid that is more times as large as the lines that can be acquired is not meant: zeros to twice the size are usual.
 _TIMES = 3
+# Fewer lines are an ACS rather than a grid.
+_LEAST_GRID = 64
 
 # Samples or pixels along one axis that no 2D scan has more of.
 _LARGEST = 4096
@@ -225,7 +227,7 @@ def _encoding(encoding: Any) -> Encoding:
 def fitting_grid(centre_step: int, first: int, last: int, pe: int) -> int:
     """``pe``, unless steps ``first`` to ``last`` lie on a small part of so many lines: then what they need."""
     needed = 2 * max(centre_step - first, last + 1 - centre_step)
-    return needed if needed > 1 and pe > _TIMES * needed else pe
+    return needed if needed >= _LEAST_GRID and pe > _TIMES * needed else pe
 
 
 def grid_remark(told: int, taken: int, lines: int) -> str:

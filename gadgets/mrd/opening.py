@@ -137,8 +137,8 @@ def _learn(kind: Kind, acquisition: Acquisition, encoding: Encoding, habits: Hab
         habits.remarks.append(
             f"readouts have {samples} samples, of whose image only the central half shows anything, where the header "
             f"tells of {encoding.sampled_readout} over {encoding.encoded_fov_mm[0]:g} mm and of "
-            f"{encoding.recon_shape[0]} pixels over {encoding.recon_fov_mm[0]:g} mm: taken for 2-fold oversampling that "
-            "it does not tell of"
+            f"{encoding.recon_shape[0]} pixels over {encoding.recon_fov_mm[0]:g} mm: taken for 2-fold oversampling "
+            "that it does not tell of"
         )
 
 

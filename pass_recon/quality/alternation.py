@@ -16,8 +16,8 @@ from pass_recon.physics.fourier import fft1c, ifft1c
 from pass_recon.quality.neighbours import Neighbours, unlike
 
 # Steps of the search, in samples or pixels, and how far it goes.
-_COARSE, _FARTHEST = 1.0, 6.0
-_FINE = (0.3, 0.1, 0.03)
+_COARSE, _FARTHEST = 0.5, 6.0
+_FINE = (0.2, 0.06, 0.02)
 _LINES = 48
 # A change must make what is unexplained this much less.
 _BETTER = 0.3
@@ -62,7 +62,7 @@ def find_alternation(kspace: Tensor, line_mask: Tensor) -> Alternation | None:
     ):
         return None
     sentence = (
-        f"lines of odd number were {name} by {shift:.2f}, their phase is off by {-float(phase) * 57.29578:.0f}°, as of "
+        f"lines of odd number were {name} by {-shift:.2f}, their phase is off by {-float(phase) * 57.29578:.0f}°, as of "
         "echoes read to and fro"
     )
     return Alternation(sentence, lambda lines: change(lines, shift) * turn)

@@ -184,7 +184,8 @@ def _inconsistent(
     indices = (mask & ~bad).nonzero().flatten()
     loud = indices[loud_lines(_of(kspace, coils)[..., indices], indices, mask)].tolist()
     bad[loud] = True
-    found, findings = LineConsistency(_of(kspace, coils), mask).explain(bad), []
+    findings: list[QualityFinding] = []
+    found = LineConsistency(_of(kspace, coils), mask).explain(bad)
     if found.alternating:
         kspace, findings = _without_alternation(kspace, mask & ~bad, coils)
         found = LineConsistency(_of(kspace, coils), mask).explain(bad, alternating=False)
