@@ -62,8 +62,8 @@ def find_alternation(kspace: Tensor, line_mask: Tensor) -> Alternation | None:
     ):
         return None
     sentence = (
-        f"lines of odd number were {name} by {-shift:.2f}, their phase is off by {-float(phase) * 57.29578:.0f}°, as of "
-        "echoes read to and fro"
+        f"lines of odd number were {name} by {-shift:.2f}, their phase is off by {-float(phase) * 57.29578:.0f}°, as "
+        "of echoes read to and fro"
     )
     return Alternation(sentence, lambda lines: change(lines, shift) * turn)
 

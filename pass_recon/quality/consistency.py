@@ -17,10 +17,12 @@ from pass_recon.types import QualityFinding
 # Energy of a line that its neighbours leave unexplained, by the distance between these two. Of 275 ordinary slices it
 # was at most 0.015, 0.09 and, of six and more coils, 0.9 above four times the noise; of coils that see nearly the same
 # it is more at the larger distances. Of a line of noise, of another place or of another sign it is 2 to 4.
-_UNEXPLAINED = {2: 0.05, 3: 0.9, 4: 1.2}
-_UNEXPLAINED_OF_FEW = {2: 0.1, 3: 0.9}
+_UNEXPLAINED = {2: 0.1, 3: 0.9, 4: 1.2}
+_UNEXPLAINED_OF_FEW = {2: 0.15, 3: 0.9}
 _FEW_COILS = 6
 LEAST_COILS = 4
+# By what factor one must exceed this before anything is looked for.
+_PLAIN = 1.5
 _NOISES, _MOST_NOISE = 4.0, 0.25
 # Where most lines go together worse than that, it is the scan that is so.
 _ABOVE_MEDIAN = 8.0
@@ -91,7 +93,8 @@ class LineConsistency:
             limit = self._limits.get(triple[2] - triple[0])
             if limit is None or part > _MOST_NOISE:
                 continue
-            excess = value / (max(limit, _ABOVE_MEDIAN * self._usual) + _NOISES * part)
+            noises = _NOISES if triple[2] - triple[0] < 4 else 1.5 * _NOISES
+            excess = value / (max(limit, _ABOVE_MEDIAN * self._usual) + noises * part)
             if excess > 1:
                 found[triple] = excess
         return found
@@ -137,13 +140,15 @@ class LineConsistency:
         found = Explanation()
         state = _State(use, self.neighbours.samples, self.neighbours.noise, ())
         bad = self._faults(self.bad(fit))
+        if max(bad.values(), default=0.0) < _PLAIN:
+            return found, []
         for _ in range(_ROUNDS):
             if not bad:
                 break
-            best = min(self._tried(state, bad), key=lambda option: option.score, default=None)
-            if best is None or best.score[0] >= len(bad):
+            options = sorted(self._tried(state, bad), key=lambda option: option.score)
+            if not options or len(options[0].bad) >= len(bad):
                 break
-            best = self._break_instead(best, state, bad)
+            best = self._likeliest(options, state, bad)
             state, bad = best.state, self._faults(best.bad)
             found.wrong += best.wrong
             found.exchanged += best.exchanged
@@ -183,14 +188,27 @@ class LineConsistency:
         left = {triple: excess for triple, excess in bad.items() if not (before in triple and after in triple)}
         return _Option(state.changed(gaps=(*state.gaps, (before, after))), left, broken_at=[after])
 
-    def _break_instead(self, option: _Option, state: _State, bad: dict[Triple, float]) -> _Option:
-        """A break beside a line that is taken for wrong, if that explains as much and the line goes with one side."""
-        for line in option.wrong:
-            for before, after, side in ((line - 1, line, 1), (line, line + 1, -1)):
-                broken = self._broken(state, bad, before, after)
-                if len(broken.bad) <= len(option.bad) and self.neighbours.continues(line, side, state.use) < _ONE_SIDED:
-                    return broken
-        return option
+    def _likeliest(self, options: list[_Option], state: _State, bad: dict[Triple, float]) -> _Option:
+        """The first of the options, the best first; of lines that explain as much the one that goes with no side of it.
+
+        If that line, too, goes with one side, nothing is wrong with it, and the break is where it does not.
+        """
+        best = options[0]
+        if not best.wrong:
+            return best
+        sides = [
+            (min(self.neighbours.continues(option.wrong[0], side, state.use) for side in (-1, 1)), option)
+            for option in options
+            if option.wrong and len(option.bad) == len(best.bad)
+        ]
+        fits, best = max(sides, key=lambda pair: pair[0])
+        line = best.wrong[0]
+        for before, after, side in ((line - 1, line, 1), (line, line + 1, -1)):
+            broken = self._broken(state, bad, before, after)
+            goes = self.neighbours.continues(line, side, state.use) < _ONE_SIDED
+            if fits < _ONE_SIDED and goes and len(broken.bad) <= len(best.bad):
+                return broken
+        return best
 
     def _option(self, state: _State, **about: list) -> _Option:
         bad = self.bad(self.neighbours.fit(state.use, state.samples), state.noise)

@@ -15,11 +15,14 @@ from pass_recon.quality.neighbours import Neighbours, lines_around_centre
 from pass_recon.quality.spikes import find_spikes
 from pass_recon.quality.superposition import check_superposition
 from pass_recon.quality.training import TrainedFor, check_lines, check_matrix
+from pass_recon.sampling.budget import MOST_ACCELERATION, acs_count, acs_fraction
+from pass_recon.sampling.lines import acs_mask, calibration_width
 from pass_recon.types import QualityFinding
 
 # What a line may lose to spikes before it is the line that is wrong.
 _SPIKES_IN_A_LINE = 0.05
 _LEAST_LINES = 4
+_ENOUGH = 10
 # Magnitudes whose squares, sums and ridges stay inside single precision; others are seen relative to the largest.
 _SQUARES_FIT = (1e-9, 1e12)
 
@@ -219,7 +222,11 @@ def _filled(
     bad or did not come, and what to say of those that did not.
     """
     lines = mask & ~bad
-    holes = lines_around_centre(lines) & ~lines
+    # Plans leave gaps beside their ACS, but none in the middle of the smallest. Enough lines around the centre will do.
+    least = acs_mask(len(mask), max(3, acs_count(len(mask), acs_fraction(MOST_ACCELERATION)))).to(mask.device)
+    near = acs_mask(len(mask), min(_ENOUGH, len(mask))).to(mask.device)
+    wanted = bad & mask if calibration_width(lines) >= _ENOUGH else near | bad
+    holes = lines_around_centre(lines) & ~lines & wanted
     if not bool(bad.any() | holes.any()):
         return lines, lines, kspace, []
     kspace = kspace.clone()
@@ -231,6 +238,6 @@ def _filled(
         for line, values in predicted.items():
             kspace[coils, :, line] = values
             calibration[line] = True
-    missing = (holes & ~mask).nonzero().flatten().tolist()
+    missing = (holes & ~mask & least).nonzero().flatten().tolist()
     what = "did not come, though those around did: coil maps are made with what their neighbours predict"
     return lines, calibration, kspace, [lines_finding("missing_lines", missing, what)] if missing else []

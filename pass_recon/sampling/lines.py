@@ -51,17 +51,18 @@ def calibration_width(line_mask: Tensor) -> int:
 def calibration_run(line_mask: Tensor) -> range:
     """The unbroken run of lines through the centre of ``line_mask`` ``(pe,)`` to estimate coil maps from.
 
-    It is centred like the ACS. Where that leaves fewer than 10 lines, all of the run are taken, at most 24: coil maps
-    depend on how neighbouring samples go together, which is the same all over k-space. Beside the centre alone they
-    cannot be told: what an object is made of evenly has no signal there.
+    It is centred like the ACS. Where that leaves fewer than 10 lines, up to twice as many on one side of the centre as
+    on the other are taken: coil maps depend on how neighbouring samples go together, which is the same all over
+    k-space. From one side alone they cannot be told: what an object is made of evenly has no signal there.
     """
     pe, width = line_mask.shape[-1], calibration_width(line_mask)
-    first = pe // 2 - width // 2
-    if width >= _CENTRED_WILL_DO:
+    first, centre = pe // 2 - width // 2, pe // 2
+    run = calibration_lines(line_mask).nonzero().flatten().tolist()
+    if width >= _CENTRED_WILL_DO or not run:
         return range(first, first + width)
-    run = calibration_lines(line_mask).nonzero().flatten().cpu()
-    nearest = run[(run - pe // 2).abs().argsort(stable=True)[:MOST_FOR_MAPS]]
-    return range(int(nearest.min()), int(nearest.max()) + 1) if len(nearest) else range(0)
+    below, above = centre - run[0], run[-1] - centre
+    most = 2 * min(below, above) + 1
+    return range(centre - min(below, most), centre + min(above, most) + 1)
 
 
 def reachable_lines(pe: int, first: int, last: int) -> Tensor:
