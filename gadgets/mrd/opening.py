@@ -117,7 +117,7 @@ def _perhaps_oversampled(acquisition: Acquisition, encoding: Encoding) -> bool:
         along, across = encoding.pixel_mm
         narrow = samples == pixels and abs(across / along - 2) < _SAME_RATIO
         return narrow or samples == 2 * pixels
-    return samples == 2 * pixels and 2 * samples == encoding.sampled_readout and encoding.oversampling > 1
+    return samples == 2 * pixels and samples < encoding.sampled_readout and encoding.oversampling > 1
 
 
 def _learn(kind: Kind, acquisition: Acquisition, encoding: Encoding, habits: Habits) -> None:
