@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
-_loaded: dict[tuple[str | None, str, float, bool], Pipeline] = {}
+_loaded: dict[tuple[str | None, str, float, bool, str], Pipeline] = {}
 _loading = threading.Lock()
 
 
@@ -97,14 +97,21 @@ def bundle_reason(scan: ScanContext) -> str:
 
 def _load(properties: Properties, examination: str) -> Pipeline:
     bundle = chosen_bundle(properties, examination)
-    key = (bundle, _device(properties.device), properties.acceleration, properties.anomaly)
+    device = _device(properties.device)
+    key = (bundle, device, properties.acceleration, properties.anomaly, properties.precision)
     with _loading:  # two sessions that start together must not load the same networks twice
         if key not in _loaded:
             started = time.perf_counter()
             from pass_recon.pipeline import Pipeline
 
-            _loaded[key] = Pipeline(bundle, device=key[1], acceleration=key[2], anomaly=key[3])
-            _log.info("loaded %s on %s in %.1f s", bundle or "classical", key[1], time.perf_counter() - started)
+            _loaded[key] = Pipeline(
+                bundle,
+                device=device,
+                acceleration=properties.acceleration,
+                anomaly=properties.anomaly,
+                precision=properties.precision,
+            )
+            _log.info("loaded %s on %s in %.1f s", bundle or "classical", device, time.perf_counter() - started)
         return _loaded[key]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pass_recon.anomaly import AnomalyResult, describe
 from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.cleaning import CleanScan, clean, joined
+from pass_recon.networks import in_bfloat16, single_precision
 from pass_recon.preparation import (
     MINIMUM_CALIBRATION_WIDTH,
     PreparedScan,
@@ -68,13 +69,15 @@ class Pipeline:
     guard
         ``"warn"``: the network's image is held against left-out lines and CG-SENSE, which about doubles the time; what
         does not stand is told in ``quality``. ``"replace"``: CG-SENSE's image takes its place. An attribute, too.
+    precision
+        Of the reconstructor's convolutions: ``"float32"``, ``"bfloat16"``, or ``"auto"``, as `in_bfloat16` tells.
 
     Raises
     ------
     BundleError
         If there is no such bundle or it cannot be trusted.
     InputError
-        If the bundle is for another acceleration, or there is no such guard.
+        If the bundle is for another acceleration, or there is no such guard or precision.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Pipeline:
         acceleration: float | None = None,
         anomaly: bool = True,
         guard: str = "off",
+        precision: str = "auto",
     ) -> None:
         if guard not in GUARDS:
             raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {guard!r}")
@@ -92,6 +96,7 @@ class Pipeline:
         if bundle == "classical":
             bundle = None
         self.device = torch.device(device)
+        self._bfloat16 = in_bfloat16(precision, self.device)
         self.bundle = load_bundle(bundle) if isinstance(bundle, str | Path) else bundle
         own = 4.0 if self.bundle is None else self.bundle.acceleration
         self.name = "classical" if self.bundle is None else self.bundle.name
@@ -243,9 +248,8 @@ class Pipeline:
         start = perf_counter()
         prepared, mask = self._prepared(scan), scan.line_mask
         mapped = perf_counter()
-        look = None if self.netad is None else self.netad.anomaly_map
         network = self._reconstructor(mask, prepared.kspace.shape[-2])
-        iterates = list(network.iterate(prepared.kspace, prepared.coil_maps, mask, look))
+        iterates = self._iterates(network, prepared, mask)
         reconstructed = perf_counter()
         image = iterates[-1].image
         seen = self._look(image)
@@ -268,6 +272,17 @@ class Pipeline:
             intermediates=_intermediates(prepared, iterates, scan.coils) if intermediates else {},
             quality=findings,
         )
+
+    def _iterates(self, network: UnrolledReconstructor, prepared: PreparedScan, line_mask: Tensor) -> list[Iterate]:
+        look = None if self.netad is None else self._anomaly_map
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            return list(network.iterate(prepared.kspace, prepared.coil_maps, line_mask, look))
+
+    def _anomaly_map(self, image: Tensor) -> Tensor:
+        """What steers the networks; the detector's scores differ by less than bfloat16 tells apart."""
+        assert self.netad is not None
+        with single_precision(image):
+            return self.netad.anomaly_map(image)
 
     def _reconstructor(self, line_mask: Tensor, ro: int) -> UnrolledReconstructor:
         """The bundle's own for lines like those that it was trained with, else the general one where it has one."""
@@ -292,12 +307,11 @@ class Pipeline:
         """All findings, the images to send, and why they are not the network's."""
         if self.guard == "off":
             return scan.findings, image, None
-        look = None if self.netad is None else self.netad.anomaly_map
         verdict = judge(
             prepared.kspace,
             prepared.coil_maps,
             scan.line_mask,
-            network=lambda lines: network(prepared.kspace, prepared.coil_maps, lines, look)[0],
+            network=lambda lines: self._iterates(network, prepared, lines)[-1].image,
             classical=lambda lines: classical_image(prepared, lines),
             image=image,
             boxes=boxes,

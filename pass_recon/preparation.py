@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pass_recon.physics.coils import espirit_maps
+from pass_recon.physics.coils import compress_coils, espirit_maps
+from pass_recon.physics.fourier import resize_centre
 from pass_recon.reconstruction.classical import (
     cg_sense,
     low_resolution_phase,
@@ -24,6 +25,7 @@ from pass_recon.types import InputError
 
 MAXIMUM_CALIBRATION_WIDTH = MOST_FOR_MAPS
 MINIMUM_CALIBRATION_WIDTH = 4
+VIRTUAL_COILS = 12
 _READOUT_GAP = 0.2
 
 
@@ -160,7 +162,13 @@ def acs_maps(kspace: Tensor, width: int) -> Tensor:
     gap = round(_READOUT_GAP * kspace.shape[-2])
     samples = round((1 + _READOUT_GAP) * MAXIMUM_CALIBRATION_WIDTH)
     region = min(samples, kspace.shape[-2] + gap), min(MAXIMUM_CALIBRATION_WIDTH, width)
-    return espirit_maps(kspace, region, kernel_width=10, threshold=0.03, crop=0.6, gap=gap)
+    centre = resize_centre(kspace, (kspace.shape[-2], min(kspace.shape[-1], MAXIMUM_CALIBRATION_WIDTH)))
+    # What a kernel costs goes with the square of the coils; the first twelve hold all but a thousandth of the
+    # energy; with ten, images of the knee lose 0.2 dB.
+    virtual, matrix = compress_coils(centre, min(kspace.shape[-3], VIRTUAL_COILS))
+    virtual = resize_centre(virtual, kspace.shape[-2:])
+    maps = espirit_maps(virtual, region, kernel_width=10, threshold=0.03, crop=0.6, gap=gap)
+    return (matrix.mH @ maps.flatten(-2)).unflatten(-1, maps.shape[-2:])
 
 
 def intensity_scale(kspace: Tensor, acs: Tensor) -> Tensor:

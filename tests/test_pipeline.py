@@ -111,6 +111,16 @@ def test_an_image_has_the_units_of_its_k_space(pipeline, patient):
     assert torch.allclose(brighter, 1000 * image, rtol=1e-3, atol=float(1e-3 * brighter.abs().max()))
 
 
+def test_bfloat16_changes_the_image_less_than_noise_does(patient):
+    lines = Pipeline("brain-flair-4x").population_plan(90).lines
+    exact, rounded = (
+        Pipeline("brain-flair-4x", precision=precision).reconstruct(patient.kspace[0], lines).image
+        for precision in ("float32", "bfloat16")
+    )
+    apart = float((rounded - exact).norm() / exact.norm())
+    assert 0 < apart < 3e-3
+
+
 def test_unplanned_lines_change_nothing(pipeline, patient):
     lines = pipeline.population_plan(90).lines
     noise = torch.randn_like(patient.kspace[0]) * ~lines
@@ -161,6 +171,8 @@ def test_an_empty_slice_gives_an_empty_image(patient):
 
 
 def test_bad_input_is_named(bundle, patient):
+    with pytest.raises(InputError, match="precision must be one of auto, float32, bfloat16, got 'half'"):
+        Pipeline(bundle, precision="half")
     pipeline, lines = Pipeline(bundle), torch.ones(90, dtype=torch.bool)
     broken = patient.kspace[0].clone()
     broken[0, 3, 45] = float("nan")

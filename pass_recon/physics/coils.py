@@ -198,8 +198,6 @@ def espirit_maps(
     H(q) holds only spatial frequencies below k, so that it is computed on a grid of (2k − 1)² pixels and interpolated
     exactly. Its first eigenvectors come from a Chebyshev filter instead of a decomposition, and only on a grid four
     times as fine as H(q) needs: in their common phase they are smooth, and cubic interpolation gives the other pixels.
-    No decomposition finds the kernels either, since only the projection onto their span counts: it is a sign of a
-    matrix, which products alone approach.
     """
     if kspace.ndim < 3:
         raise InputError(f"k-space must be (..., coils, ro, pe), got shape {tuple(kspace.shape)}")
@@ -285,23 +283,41 @@ def _signal_kernels(calibration: Tensor, kernel: tuple[int, int], threshold: flo
     patches = patches.movedim(1, 3).flatten(1, 2).flatten(2)
     tiny = torch.finfo(patches.real.dtype).tiny
     patches = patches / patches.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)
-    patches = patches / _largest_singular_value(patches).clamp(min=tiny)
     few = patches.shape[1] < patches.shape[2]  # the smaller Gram matrix has all singular values
+    if patches.device.type != "cpu":
+        return _without_decomposition(patches, threshold, few=few).unflatten(-1, (calibration.shape[1], *kernel))
+    values, vectors = torch.linalg.eigh(patches @ patches.mH if few else patches.mT @ patches.conj())
+    signal = (values > threshold**2 * values[:, -1:]) & (values > tiny)
+    # Eigenvalues rise: of a batch, as many of the last as the slice with most signal needs.
+    count = max(1, int(signal.sum(-1).max()))
+    values, vectors, signal = values[:, -count:], vectors[..., -count:] * signal[:, None, -count:], signal[:, -count:]
+    if few:
+        vectors = vectors / torch.where(signal, values, 1).sqrt()[:, None]
+        basis = vectors.mH @ patches
+    else:
+        basis = vectors.mT
+    return basis.unflatten(-1, (calibration.shape[1], *kernel))
+
+
+def _without_decomposition(patches: Tensor, threshold: float, *, few: bool) -> Tensor:
+    """``(batch, kernels, patch)`` as `_signal_kernels`, by products of matrices alone: a GPU decomposes one by one.
+
+    Only the projection onto the span of the kernels counts, and it is a sign of a matrix.
+    """
+    patches = patches / _largest_singular_value(patches).clamp(min=torch.finfo(patches.real.dtype).tiny)
     gram = patches @ patches.mH if few else patches.mT @ patches.conj()
     signal = _above(gram, threshold**2)
-    if few:
-        # P (G + τ(1 − P))⁻¹ = P G⁻¹ is what stands between the patches: half of it on each side.
-        rest = threshold**2 * (torch.eye(gram.shape[-1], device=gram.device) - signal)
-        factor = torch.linalg.cholesky_ex(_hermitian(gram + rest)).L
-        # A Gram matrix of zeros has no factor, and no kernel.
-        factor = torch.where(
-            factor.isfinite() & (gram.diagonal(dim1=-2, dim2=-1).real.sum(-1) > 0)[:, None, None], factor, 0
-        )
-        factor = factor + torch.diag_embed((factor.diagonal(dim1=-2, dim2=-1).real == 0).to(factor.dtype))
-        basis = torch.linalg.solve_triangular(factor, signal @ patches, upper=False)
-    else:
-        basis = signal.mT
-    return basis.unflatten(-1, (calibration.shape[1], *kernel))
+    if not few:
+        return signal.mT
+    # P (G + τ(1 − P))⁻¹ = P G⁻¹ is what stands between the patches: half of it on each side.
+    rest = threshold**2 * (torch.eye(gram.shape[-1], device=gram.device) - signal)
+    factor = torch.linalg.cholesky_ex(_hermitian(gram + rest)).L
+    # A Gram matrix of zeros has no factor, and no kernel.
+    factor = torch.where(
+        factor.isfinite() & (gram.diagonal(dim1=-2, dim2=-1).real.sum(-1) > 0)[:, None, None], factor, 0
+    )
+    factor = factor + torch.diag_embed((factor.diagonal(dim1=-2, dim2=-1).real == 0).to(factor.dtype))
+    return torch.linalg.solve_triangular(factor, signal @ patches, upper=False)
 
 
 def _largest_singular_value(patches: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def cg_sense(
     Tensor
         ``(..., ro, pe)`` complex64.
     """
-    operator = SenseOperator(coil_maps, line_mask)
+    operator = SenseOperator(coil_maps, line_mask, fast=not torch.is_grad_enabled())
     expected: float | Tensor = 1.0 if prior is None else prior
     weight: float | Tensor = (
         (_REGULARISATION_BY_VARIANCE * noise_level(kspace, line_mask).square()).clamp(min=_LEAST_REGULARISATION)

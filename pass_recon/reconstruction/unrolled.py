@@ -172,7 +172,7 @@ class UnrolledReconstructor(nn.Module):
                 "([b,] coils, ro, pe), with the same coils, ro and pe"
             )
         with single_precision(kspace):
-            operator = SenseOperator(coil_maps, line_mask)
+            operator = SenseOperator(coil_maps, line_mask, fast=not torch.is_grad_enabled())
             measured = operator.adjoint(kspace)
             measured = measured if kspace.ndim == 4 else measured.reshape(1, *measured.shape[-2:])
             iterations = self.config.initial_iterations or self.config.cg_iterations

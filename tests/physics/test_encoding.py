@@ -17,6 +17,7 @@ from tests.operators import (
     random_complex,
     relative_error,
 )
+from tests.physics.phantoms import coil_phantom
 
 SIZES = [(8, 10), (9, 7), (8, 7), (7, 8)]
 
@@ -79,6 +80,16 @@ def test_normal_in_several_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> No
     whole = operator.normal(x)
     monkeypatch.setattr("pass_recon.physics.encoding._BLOCK_ELEMENTS", 3 * 2 * 4 * 10)
     assert relative_error(operator.normal(x), whole) < 1e-14
+
+
+def test_coils_combined_by_rows_do_what_all_coils_do() -> None:
+    phantom = coil_phantom(12, (61, 48))
+    maps = torch.stack((phantom.coil_maps, torch.zeros_like(phantom.coil_maps)))
+    operator, fast = (SenseOperator(maps, half_of_the_lines(48), fast=fast) for fast in (False, True))
+    image = random_complex(2, 61, 48)
+    assert fast._row_maps.shape[-3] < 12
+    assert relative_error(fast.normal(image), operator.normal(image)) < 1e-3
+    assert torch.equal(fast.forward(image), operator.forward(image))
 
 
 def test_gradients() -> None:
