@@ -24,6 +24,9 @@ _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layer
 _HUB = "hf-hub:"
 _log = logging.getLogger(__name__)
 
+# How a bundle describes the tower of `pass_recon.anomaly.convolutional_vit`.
+_OUR_TOWER = {"timm_model_name": "pass_convolutional_vit", "timm_pool": "", "timm_proj": "linear"}
+
 
 @dataclass(frozen=True)
 class ClipSource:
@@ -51,11 +54,17 @@ class ClipSource:
 
     def build_visual(self) -> Any:
         """The vision tower alone, with its weights."""
-        clip = self._build(_NO_TEXT)
+        vision = self.model["vision_cfg"]
+        if {**vision, "image_size": 0} == {**_OUR_TOWER, "image_size": 0}:
+            from pass_recon.anomaly.convolutional_vit import VisionTower
+
+            visual: Any = VisionTower(self.model["embed_dim"], vision["image_size"]).eval()
+            visual.preprocess_cfg = self.preprocessing
+        else:
+            visual = self._build(_NO_TEXT).visual
         if self.weights is not None:
-            state = part(read_checkpoint(self.weights), "visual.")
-            load_strictly(clip.visual, state, f"{self.weights} (visual)")
-        return clip.visual
+            load_strictly(visual, part(read_checkpoint(self.weights), "visual."), f"{self.weights} (visual)")
+        return visual
 
     def build_clip(self) -> Any:
         """Both towers: open_clip's ``CustomTextCLIP`` with its weights."""

@@ -7,6 +7,7 @@ learn only after very many images.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from timm.layers import PatchEmbed
@@ -68,6 +69,32 @@ class ConvolutionalStem(PatchEmbed):
 def _reduce(before: int, after: int, stride: int) -> nn.Sequential:
     convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, after), nn.ReLU())
+
+
+class VisionTower(nn.Module):
+    """`pass_convolutional_vit` as open_clip would wrap it, with the same names of weights.
+
+    To import open_clip takes longer than all else that a detector needs to start.
+
+    Parameters
+    ----------
+    embed_dim
+        Channels of the embedding shared with text.
+    image_size
+        In pixels, square.
+    """
+
+    def __init__(self, embed_dim: int, image_size: int) -> None:
+        super().__init__()
+        self.image_size = (image_size, image_size)
+        self.trunk = pass_convolutional_vit()
+        self.trunk.reset_classifier(0)
+        self.head = nn.Sequential(OrderedDict(proj=nn.Linear(self.trunk.num_features, embed_dim, bias=False)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``(b, 3, height, width)`` to ``(b, embed_dim)``."""
+        embedded: Tensor = self.head(self.trunk(pixels))
+        return embedded
 
 
 @register_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pass_recon.physics.fourier import power
 from pass_recon.types import QualityFinding
 
 # Of ordinary slices, unwhitened with gains that differ by a factor of e² among them, the loudest coil was up to 11
@@ -31,19 +32,18 @@ def check_coils(samples: Tensor) -> tuple[Tensor, list[QualityFinding]]:
         ``(coils,)`` bool and the findings. All coils are used where all of them hear nothing, which is one finding,
         ``empty``.
     """
-    magnitude = samples.abs()
-    power = magnitude.square()
-    loudness = power.mean((1, 2)).sqrt()
+    squares = power(samples)
+    loudness = squares.mean((1, 2)).sqrt()
     alive = loudness > 0
     if not bool(alive.any()):
         return torch.ones_like(alive), [QualityFinding("empty", "the scan holds nothing but zeros")]
-    peaks = _peak_over_edge(power)
+    peaks = _peak_over_edge(squares)
     hears = alive & (peaks > _LEAST_PEAK)
     if not bool(hears.any()):
         sentence = f"no coil hears anything: the highest peak is {float(peaks.max()):.1f} times the noise"
         return torch.ones_like(alive), [QualityFinding("empty", sentence)]
-    typical = magnitude.flatten(1).median(1).values
-    noise = _edge_power(power).sqrt()
+    typical = squares.flatten(1).median(1).values.sqrt()
+    noise = _edge_power(squares).sqrt()
     dead, wild = ~alive, torch.zeros_like(alive)
     for coil in alive.nonzero().flatten().tolist():
         others = hears.clone()
@@ -75,19 +75,19 @@ def check_coils(samples: Tensor) -> tuple[Tensor, list[QualityFinding]]:
     return ~(dead | wild | noisy), findings
 
 
-def _peak_over_edge(power: Tensor) -> Tensor:
+def _peak_over_edge(squares: Tensor) -> Tensor:
     """``(coils,)``: highest RMS of three samples along the readout over the RMS at its quieter end."""
-    three = torch.nn.functional.avg_pool1d(power.movedim(-1, 1), 3, stride=1)
-    floor = _edge_power(power)
+    three = torch.nn.functional.avg_pool1d(squares.movedim(-1, 1), 3, stride=1)
+    floor = _edge_power(squares)
     # The floor is each coil's own: beside one a million times as loud, all others would hear nothing.
-    floor = torch.maximum(floor, (1e-12 * power.amax((1, 2))).clamp(min=1e-30))
+    floor = torch.maximum(floor, (1e-12 * squares.amax((1, 2))).clamp(min=1e-30))
     return (three.amax((1, 2)) / floor).sqrt()
 
 
-def _edge_power(power: Tensor) -> Tensor:
+def _edge_power(squares: Tensor) -> Tensor:
     """``(coils,)`` mean power at the quieter end of the readout; of an asymmetric echo, where its samples begin."""
-    sampled = power.amax((0, 2)).nonzero().flatten()
-    inner = power[:, int(sampled[0]) : int(sampled[-1]) + 1]
+    sampled = squares.amax((0, 2)).nonzero().flatten()
+    inner = squares[:, int(sampled[0]) : int(sampled[-1]) + 1]
     edge = max(1, inner.shape[1] // _EDGE)
     return torch.minimum(inner[:, :edge].mean((1, 2)), inner[:, -edge:].mean((1, 2)))
 

@@ -86,21 +86,22 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
     Inspection
         On the device of the data.
     """
-    peak = float(kspace.abs().max())
+    acquired = line_mask.to(kspace.device).nonzero().flatten()
+    samples = kspace.index_select(-1, acquired)
+    peak = float(torch.view_as_real(samples).abs().max()) if len(acquired) else 0.0
     if peak > 0 and not _SQUARES_FIT[0] < peak < _SQUARES_FIT[1]:
         scaled = (kspace.to(torch.complex128) / peak).to(kspace.dtype)
         found = inspect(scaled, line_mask, trained=trained, multiband=multiband)
         back = kspace if found.kspace is scaled else (found.kspace.to(torch.complex128) * peak).to(kspace.dtype)
         return replace(found, kspace=back)
     mask = line_mask.to(kspace.device)
-    indices = mask.nonzero().flatten()
+    indices = acquired
     shape = (kspace.shape[1], kspace.shape[2])
     findings = [] if trained is None else check_matrix(shape, trained) + check_lines(mask, trained)
     everything = torch.ones(kspace.shape[0], dtype=torch.bool, device=kspace.device)
     if not len(indices):
         findings.append(QualityFinding("empty", "no line was acquired"))
         return Inspection(tuple(findings), everything, mask, mask, kspace)
-    samples = kspace[..., indices]
     coils, about_coils = check_coils(samples)
     if any(finding.word == "empty" for finding in about_coils):
         return Inspection((*findings, *about_coils), coils, mask, mask, kspace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pass_recon.physics.fourier import power
 from pass_recon.sampling.lines import calibration_lines
 from pass_recon.types import QualityFinding
 
@@ -36,7 +37,7 @@ def loud_lines(samples: Tensor, lines: Tensor, line_mask: Tensor) -> Tensor:
     line_mask
         ``(pe,)`` bool: all that were acquired.
     """
-    energy = samples.abs().square().sum((0, 1))
+    energy = power(samples).sum((0, 1))
     if len(energy) < 8:
         return torch.zeros_like(energy, dtype=torch.bool)
     padded = torch.nn.functional.pad(energy[None], (2, 2), mode="reflect")[0]

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pass_recon.physics.fourier import power
 from pass_recon.sampling.lines import calibration_lines
 
 # A line is predicted from the nearest one on either side, three samples along the readout, of at most 8 virtual coils,
@@ -67,15 +68,20 @@ class Neighbours:
         self._rows = torch.arange(ro // 2 - half, ro // 2 + half, device=kspace.device)
         # The same virtual coils for all lines, those that hold most of the signal around the centre.
         self._basis = _principal(kspace[..., run], _COILS)
-        self.samples = self._around(self.virtual(kspace))
+        # No more rows than those that are looked at and their neighbours.
+        reach = torch.arange(ro // 2 - half - max(_TAPS), ro // 2 + half + max(_TAPS), device=kspace.device) % ro
+        near = self.virtual(kspace[:, reach])
+        self.samples = torch.stack(
+            [near.narrow(1, max(_TAPS) - tap, len(self._rows)) for tap in _TAPS]
+        )
         edge = max(1, ro // _EDGE)
         ends = self.virtual(torch.cat((kspace[:, :edge], kspace[:, -edge:]), 1)[..., line_mask])
-        noise = ends.abs().square().mean(1).median()  # of one sample
+        noise = power(ends).mean(1).median()  # of one sample
         # What is wrong with a line shows away from the few strong samples in its middle: all count by what they hold.
-        strength = self._targets(self.samples)[..., run].abs().square().mean((0, 2))
+        strength = power(self._targets(self.samples)[..., run]).mean((0, 2))
         self._row_weights = 1 / (strength + _DROWNED * noise).clamp(min=1e-30).sqrt()
         self._row_weights = self._row_weights / self._row_weights.max()
-        energy = (self._targets(self.samples) * self._row_weights[:, None]).abs().square().sum((0, 1))
+        energy = power(self._targets(self.samples) * self._row_weights[:, None]).sum((0, 1))
         self._noise = noise * self._basis.shape[1] * self._row_weights.square().sum() / energy.clamp(min=1e-30)
 
     @cached_property
@@ -232,30 +238,29 @@ def _principal(kspace: Tensor, coils: int) -> Tensor:
     return torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -coils:]
 
 
-def _solved(sources: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """``(coils, unknowns)`` least squares over triples, each with its weight."""
-    # Each triple counts by its energy, which falls steeply from the centre outwards, unless it is divided by it.
-    scale = (weights / targets.abs().square().sum((1, 2)).clamp(min=1e-30)).sqrt()[:, None, None]
-    sources = (sources * scale).movedim(0, 1).flatten(1)
-    targets = (targets * scale).movedim(0, 1).flatten(1)
-    gram = sources @ sources.mH
-    ridge = _RIDGE * gram.diagonal().real.mean().clamp(min=1e-30)
-    return torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), sources @ targets.mH).mH
-
-
 def _unexplained(weights: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
     """``(triples,)`` energy left over, relative to that of the line."""
-    energy = targets.abs().square().sum((1, 2)).clamp(min=1e-30)
-    return (targets - weights @ sources).abs().square().sum((1, 2)) / energy
+    energy = power(targets).sum((1, 2)).clamp(min=1e-30)
+    return power(targets - weights @ sources).sum((1, 2)) / energy
 
 
 def _robust_weights(sources: Tensor, targets: Tensor, rounds: int) -> Tensor:
-    """By iteratively reweighted least squares: few bad lines among them do not count."""
+    """``(coils, unknowns)`` by iteratively reweighted least squares: few bad lines among the triples do not count."""
+    # Each triple counts by its energy, which falls steeply from the centre outwards, unless it is divided by it. Their
+    # products are made once, and only weighted anew in each round.
+    scale = power(targets).sum((1, 2)).clamp(min=1e-30).rsqrt()[:, None, None]
+    sources, targets = sources * scale, targets * scale
+    grams, crossed = sources @ sources.mH, sources @ targets.mH
+    unit = torch.eye(grams.shape[-1], device=grams.device)
     weights = torch.ones(len(targets), device=targets.device)
-    for _ in range(rounds):
-        solved = _solved(sources, targets, weights)
-        weights = 1 / _unexplained(solved, sources, targets).square().clamp(min=1e-4)
-        weights = weights / weights.max()
+    for round_ in range(rounds):
+        gram = (weights.to(grams.dtype) @ grams.flatten(1)).view_as(grams[0])
+        ridge = _RIDGE * gram.diagonal().real.mean().clamp(min=1e-30)
+        wanted = (weights.to(grams.dtype) @ crossed.flatten(1)).view_as(crossed[0])
+        solved = torch.linalg.solve(gram + ridge * unit, wanted).mH
+        if round_ + 1 < rounds:
+            weights = 1 / _unexplained(solved, sources, targets).square().clamp(min=1e-4)
+            weights = weights / weights.max()
     return solved
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
+from pass_recon.physics.fourier import power
+
 # A sample is predicted from the two before and the two after it, of all coils: everywhere in k-space the same weights
 # (the readout is sampled densely, and an object with coils around it does not fill the field of view at random).
 _TAPS = (-2, -1, 1, 2)
@@ -73,7 +75,7 @@ def find_spikes(samples: Tensor, lines: Tensor, centre: int) -> tuple[Tensor, Te
 
 def _candidates(samples: Tensor, lines: Tensor, centre: int) -> Tensor:
     """``(candidates, 3)`` coil, readout and place among the lines."""
-    magnitude = samples.abs()
+    magnitude = power(samples).sqrt()
     along = magnitude.movedim(1, -1)
     width = 2 * _WINDOW + 1
     around = avg_pool1d(along, width, stride=1, padding=_WINDOW, count_include_pad=False).movedim(-1, 1)
@@ -112,7 +114,11 @@ def _fit(samples: Tensor, spikes: Tensor, lines: Tensor, centre: int) -> Tensor:
 
 def _predictions(samples: Tensor, weights: Tensor, places: Tensor) -> Tensor:
     """``(places,)`` what the neighbours say of the sample of one coil at each place."""
-    return (_neighbours(samples, places) * weights.T[places[:, 0]]).sum(1)
+    # Mostly all coils are asked for at a place, and all have the same neighbours.
+    lines = samples.shape[2]
+    flat, which = torch.unique(places[:, 1] * lines + places[:, 2], return_inverse=True)
+    alone = torch.stack((torch.zeros_like(flat), flat // lines, flat % lines), 1)
+    return (_neighbours(samples, alone) @ weights)[which, places[:, 0]]
 
 
 def _outliers(samples: Tensor, spikes: Tensor, weights: Tensor, places: Tensor) -> Tensor:
@@ -120,8 +126,9 @@ def _outliers(samples: Tensor, spikes: Tensor, weights: Tensor, places: Tensor) 
     ro = samples.shape[1]
     # Residuals are nowhere below the noise: most candidates need no look at what is around them.
     edge = max(1, ro // 16)
-    noise = torch.cat((samples[:, :edge], samples[:, -edge:]), 1).abs().flatten(1).median(1).values
-    alone = (samples[tuple(places.T)] - _predictions(samples, weights, places)).abs()
+    noise = torch.cat((samples[:, :edge], samples[:, -edge:]), 1).flatten(1)
+    noise = power(noise).median(1).values.sqrt()
+    alone = power(samples[tuple(places.T)] - _predictions(samples, weights, places)).sqrt()
     worth = alone > _OUTLIER / 2 * noise[places[:, 0]]
     outliers = torch.zeros_like(worth)
     places = places[worth]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pass_recon.physics.coils import compress_coils, espirit_eigenvalues
-from pass_recon.physics.fourier import ifft2c, resize_centre
-from pass_recon.sampling.lines import acs_mask, calibration_width
+from pass_recon.physics.fourier import ifft2c, power, resize_centre
+from pass_recon.sampling.lines import calibration_width
 from pass_recon.types import QualityFinding
 
 _COILS = 6
@@ -28,11 +28,11 @@ def check_superposition(kspace: Tensor, line_mask: Tensor) -> list[QualityFindin
     if kspace.shape[0] < _LEAST_COILS or width < _LEAST_WIDTH:
         return []
     region = (min(_WIDTH, kspace.shape[1]), width)
-    centre = resize_centre(kspace * acs_mask(len(line_mask), width).to(kspace.device), region)
+    centre = resize_centre(kspace, region)
     centre = centre / centre.abs().max()
     virtual, _ = compress_coils(centre, min(_COILS, kspace.shape[0]))
     second = espirit_eigenvalues(virtual, region, threshold=_THRESHOLD)[1]
-    image = ifft2c(virtual).abs().square().sum(0)
+    image = power(ifft2c(virtual)).sum(0)
     energy = torch.nn.functional.interpolate(image[None, None], size=tuple(second.shape), mode="bilinear")[0, 0]
     energy = torch.fft.ifftshift(energy * _inside(tuple(second.shape)).to(energy.device))
     energy = torch.where(energy > 0.1 * energy.max(), energy, 0.0)
