@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pass_recon.anomaly.checkpoints import is_torchscript, load_strictly, part, read_checkpoint, weights_in_folder
 from pass_recon.anomaly.configuration import BackboneConfiguration
+from pass_recon.anomaly.vision_tower import SIZE, VisionTower
 from pass_recon.types import BundleError, InputError
 
 # open_clip builds both towers at once; this stands in for the text tower where only the vision tower is wanted, so
@@ -24,8 +25,8 @@ _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layer
 _HUB = "hf-hub:"
 _log = logging.getLogger(__name__)
 
-# How a bundle describes the tower of `pass_recon.anomaly.convolutional_vit`.
-_OUR_TOWER = {"timm_model_name": "pass_convolutional_vit", "timm_pool": "", "timm_proj": "linear"}
+# How a bundle describes `VisionTower`.
+_OUR_TOWER = {"timm_model_name": "pass_convolutional_vit", "timm_pool": "", "timm_proj": "linear", "image_size": SIZE}
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,8 @@ class ClipSource:
 
     def build_visual(self) -> Any:
         """The vision tower alone, with its weights."""
-        vision = self.model["vision_cfg"]
-        if {**vision, "image_size": 0} == {**_OUR_TOWER, "image_size": 0}:
-            from pass_recon.anomaly.convolutional_vit import VisionTower
-
-            visual: Any = VisionTower(self.model["embed_dim"], vision["image_size"]).eval()
+        if self.model["vision_cfg"] == _OUR_TOWER:
+            visual: Any = VisionTower(self.model["embed_dim"]).eval()
             visual.preprocess_cfg = self.preprocessing
         else:
             visual = self._build(_NO_TEXT).visual
@@ -285,6 +283,5 @@ def _simple_tokenizer(context_length: int) -> Callable[[Sequence[str]], Tensor]:
 
 
 def _openai_preprocessing() -> dict[str, Any]:
-    import open_clip
-
-    return {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    """open_clip's ``OPENAI_DATASET_MEAN`` and ``OPENAI_DATASET_STD``, without the time that its import takes."""
+    return {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}

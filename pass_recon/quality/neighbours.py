@@ -71,9 +71,7 @@ class Neighbours:
         # No more rows than those that are looked at and their neighbours.
         reach = torch.arange(ro // 2 - half - max(_TAPS), ro // 2 + half + max(_TAPS), device=kspace.device) % ro
         near = self.virtual(kspace[:, reach])
-        self.samples = torch.stack(
-            [near.narrow(1, max(_TAPS) - tap, len(self._rows)) for tap in _TAPS]
-        )
+        self.samples = torch.stack([near.narrow(1, max(_TAPS) - tap, len(self._rows)) for tap in _TAPS])
         edge = max(1, ro // _EDGE)
         ends = self.virtual(torch.cat((kspace[:, :edge], kspace[:, -edge:]), 1)[..., line_mask])
         noise = power(ends).mean(1).median()  # of one sample

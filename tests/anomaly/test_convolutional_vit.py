@@ -7,6 +7,7 @@ import copy
 import torch
 
 from pass_recon.anomaly import Backbone, NetAD
+from pass_recon.anomaly.backbone import resize_positions
 from pass_recon.anomaly.clip_source import load_clip
 from pass_recon.anomaly.configuration import SMALL_BACKBONE
 
@@ -22,6 +23,20 @@ def test_tokens_see_beyond_their_patch_but_stay_in_place() -> None:
     assert abs(row - 102 // 12) <= 1
     assert abs(column - 54 // 12) <= 1
     assert float(change[6, 4]) > 0
+
+
+def test_the_tower_without_timm_is_the_one_with_it() -> None:
+    clip, _ = load_clip(SMALL_BACKBONE)
+    ours, theirs = Backbone.load(SMALL_BACKBONE), Backbone(clip.visual, SMALL_BACKBONE)
+    assert type(ours.visual) is not type(theirs.visual)
+    state = {name: torch.randn_like(weight) / 10 for name, weight in theirs.visual.state_dict().items()}
+    pixels = torch.rand(2, 3, 240, 240)
+    for tower in (ours.visual, theirs.visual):
+        tower.load_state_dict(state)
+    assert torch.allclose(ours.visual(pixels), theirs.visual(pixels), atol=1e-4)
+    for tower in (ours.visual, theirs.visual):
+        resize_positions(tower, (96, 120))
+    assert torch.allclose(ours.visual(pixels[..., :96, :120]), theirs.visual(pixels[..., :96, :120]), atol=1e-4)
 
 
 def test_another_size_keeps_weights_and_fingerprint() -> None:
