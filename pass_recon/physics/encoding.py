@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pass_recon.physics.fourier import as_complex, fft2c, ifft2c
+from pass_recon.physics.fourier import as_complex, centring_phases, fft2c, ifft1c, ifft2c
 from pass_recon.types import InputError
 
 # Elements of coil images worked on at a time on a CPU: 0.5 MB each for the product, its spectrum and the way back stay
@@ -69,7 +69,17 @@ class SenseOperator:
     def adjoint(self, kspace: Tensor) -> Tensor:
         r"""K-space ``(..., coils, ro, pe)`` to image ``(..., ro, pe)``: :math:`\sum_c S_c^* F^H M y_c`."""
         self._check_grid(kspace, "k-space", coils=True)
+        if self.line_mask.dtype == torch.bool and self.line_mask.ndim == 1:
+            return self._adjoint_of_lines(as_complex(kspace), self.line_mask.nonzero().flatten())
         return self._combine(ifft2c(as_complex(kspace) * self._weights))
+
+    def _adjoint_of_lines(self, kspace: Tensor, lines: Tensor) -> Tensor:
+        """What was not acquired is not transformed along readout, and the centre is shifted where least is to do."""
+        pe = kspace.shape[-1]
+        rows = ifft1c(kspace.index_select(-1, lines) * centring_phases(pe, 0, -1, kspace)[lines], -2)
+        spectrum = rows.new_zeros(*rows.shape[:-1], pe).index_copy(-1, lines, rows)
+        image = self._combine(torch.fft.ifft(spectrum, dim=-1, norm="ortho"))
+        return image * centring_phases(pe, pe // 2, -1, kspace)
 
     def normal(self, image: Tensor) -> Tensor:
         """``adjoint(forward(image))`` for a mask, SᴴFᴴWFS for weights, ``(..., ro, pe)`` to ``(..., ro, pe)``.

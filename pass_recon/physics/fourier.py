@@ -105,13 +105,16 @@ def _centred(transform: Callable[..., Tensor], x: Tensor, sign: int) -> Tensor:
     # coil images twice, the usual four rolls (two axes, before and after) four times.
     x = as_complex(x)
     ro, pe = x.shape[-2:]
-    before = _phases(ro, 0, sign, x)[:, None] * _phases(pe, 0, sign, x)
-    after = _phases(ro, ro // 2, sign, x)[:, None] * _phases(pe, pe // 2, sign, x)
+    before = centring_phases(ro, 0, sign, x)[:, None] * centring_phases(pe, 0, sign, x)
+    after = centring_phases(ro, ro // 2, sign, x)[:, None] * centring_phases(pe, pe // 2, sign, x)
     return transform(x * before, norm="ortho") * after
 
 
-def _phases(size: int, origin: int, sign: int, like: Tensor) -> Tensor:
-    """``(size,)``: exp(± 2πi c (j - origin) / size) with c = size // 2; plus and minus ones for even sizes."""
+def centring_phases(size: int, origin: int, sign: int, like: Tensor) -> Tensor:
+    """``(size,)``: exp(± 2πi c (j - origin) / size) with c = size // 2; plus and minus ones for even sizes.
+
+    Those of origin 0 before and those of origin c after a transform of this sign make it a centred one.
+    """
     # The remainder is taken of whole numbers, so that no precision is lost in large angles.
     steps = (size // 2 * (torch.arange(size, device=like.device) - origin)) % size
     angles = steps.to(torch.float64) * (sign * 2 * math.pi / size)
