@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
-_loaded: dict[tuple[str | None, str, float, bool, str], Pipeline] = {}
+_loaded: dict[tuple[object, ...], Pipeline] = {}
 _loading = threading.Lock()
 
 
@@ -98,7 +98,9 @@ def bundle_reason(scan: ScanContext) -> str:
 def _load(properties: Properties, examination: str) -> Pipeline:
     bundle = chosen_bundle(properties, examination)
     device = _device(properties.device)
-    key = (bundle, device, properties.acceleration, properties.anomaly, properties.precision)
+    key: tuple[object, ...] = (bundle, device, properties.acceleration, properties.anomaly)
+    if properties.precision != "auto":
+        key = (*key, properties.precision)
     with _loading:  # two sessions that start together must not load the same networks twice
         if key not in _loaded:
             started = time.perf_counter()

@@ -69,7 +69,8 @@ class SenseOperator:
     def adjoint(self, kspace: Tensor) -> Tensor:
         r"""K-space ``(..., coils, ro, pe)`` to image ``(..., ro, pe)``: :math:`\sum_c S_c^* F^H M y_c`."""
         self._check_grid(kspace, "k-space", coils=True)
-        if self.line_mask.dtype == torch.bool and self.line_mask.ndim == 1:
+        many_coils = self.coil_maps.shape[-3] > _FEW_COILS
+        if many_coils and self.line_mask.dtype == torch.bool and self.line_mask.ndim == 1:
             return self._adjoint_of_lines(as_complex(kspace), self.line_mask.nonzero().flatten())
         return self._combine(ifft2c(as_complex(kspace) * self._weights))
 

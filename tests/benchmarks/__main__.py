@@ -12,7 +12,9 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import importlib
+import json
 import pkgutil
+import platform
 
 import torch
 
@@ -21,7 +23,9 @@ from tests.benchmarks.timing import measure
 
 
 def main(names: list[str]) -> None:
-    """Print a row for each benchmark as soon as it is measured."""
+    """Print a row for each benchmark as soon as it is measured, and all of them as JSON at the end."""
+    rows: list[dict[str, object]] = []
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
     print(f"{torch.get_num_threads()} threads; ratio below 1: faster than the peer")
     print(f"{'work':60s} {'ms':>9s} {'peer ms':>9s} {'ratio':>7s}  peer")
     for name in names or [module.name for module in pkgutil.iter_modules(tests.benchmarks.__path__)]:
@@ -32,6 +36,17 @@ def main(names: list[str]) -> None:
             timing = measure(benchmark)
             row = f"{benchmark.name:60s} {timing.ours * 1e3:9.1f} {timing.peer * 1e3:9.1f} {timing.ratio:7.3f}"
             print(f"{row}  {benchmark.peer_name}", flush=True)
+            rows.append(
+                {
+                    "work": benchmark.name,
+                    "seconds": timing.ours,
+                    "peer": benchmark.peer_name,
+                    "peer_seconds": timing.peer,
+                    "ratio": timing.ratio,
+                }
+            )
+    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    print(json.dumps({**machine, "benchmarks": rows}))
 
 
 if __name__ == "__main__":
