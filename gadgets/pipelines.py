@@ -97,7 +97,7 @@ def bundle_reason(scan: ScanContext) -> str:
 
 def _load(properties: Properties, examination: str) -> Pipeline:
     bundle = chosen_bundle(properties, examination)
-    key = (bundle, _device(properties.device), properties.acceleration, properties.anomaly)
+    key = (bundle, device_of(properties.device), properties.acceleration, properties.anomaly)
     with _loading:  # two sessions that start together must not load the same networks twice
         if key not in _loaded:
             started = time.perf_counter()
@@ -108,7 +108,8 @@ def _load(properties: Properties, examination: str) -> Pipeline:
         return _loaded[key]
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device that the property ``device`` asks for; raises InputError if there is none such."""
     import torch
 
     from pass_recon.types import InputError

@@ -21,6 +21,8 @@ COMMANDS = (
     "pass_recon_cli.serve",
     "pass_recon_cli.resident",
     "pass_recon_cli.recon",
+    "pass_recon_cli.replay",
+    "pass_recon_cli.stream",
     "pass_recon_cli.report",
     "pass_recon_cli.dicom",
     "pass_recon_cli.fastmri2mrd",

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Where no image registry and no index of torch's CPU builds can be reached: what a build needs from elsewhere, made from
+# Debian's packages and PyPI. As root on Debian, with mmdebstrap and buildah.
+#
+#   stand_ins.sh base NAME        a minimal Debian, known under the name that a Dockerfile asks for
+#   stand_ins.sh wheels FOLDER    torch for CPU, and a torchvision that imports beside it
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+base() {
+    local name=$1 container
+    mmdebstrap --mode=root --variant=minbase --include=ca-certificates --quiet \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$work/root.tar"
+    container=$(buildah from scratch)
+    buildah add --quiet "$container" "$work/root.tar" /
+    # This machine may reach its registries through certificates of its own.
+    buildah copy --quiet "$container" /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+    buildah config --env PIP_CERT=/etc/ssl/certs/ca-certificates.crt --cmd bash "$container"
+    buildah commit --quiet --rm "$container" "$name"
+}
+
+wheels() {
+    local folder=$1
+    ls "$folder"/torchvision-*.whl >/dev/null 2>&1 && return
+    ls "$folder"/torch-2.*cpu*.whl >/dev/null 2>&1 ||
+        python3 -m pip download --quiet --no-deps --dest "$folder" 'torch==2.13.0'
+    python3 -m pip download --quiet --no-deps --dest "$work" 'torchvision==0.28.0'
+    # PyPI's torchvision is linked against CUDA. Its compiled operators are not used here; without them it still wants to
+    # know of two.
+    python3 -m pip install --quiet --no-deps --target "$work/wheel" wheel
+    export PYTHONPATH=$work/wheel
+    python3 -m wheel unpack --dest "$work" "$work"/torchvision-*.whl
+    rm -rf "$work"/torchvision-0.28.0/torchvision/*.so "$work"/torchvision-0.28.0/torchvision.libs
+    for operator in nms qnms; do
+        echo "torch.library.define('torchvision::$operator', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')"
+    done >>"$work/torchvision-0.28.0/torchvision/extension.py"
+    python3 -m wheel pack --dest-dir "$folder" "$work/torchvision-0.28.0"
+}
+
+"$@"
