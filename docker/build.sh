@@ -26,7 +26,9 @@ options+=(--build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown
 [ -n "${TORCH_INDEX+set}" ] && options+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
 
 if [ "${STAND_INS:-0}" = 1 ]; then
-    buildah inspect "$base" >/dev/null 2>&1 || bash tests/images/stand_ins.sh base "$base"
+    debian=docker.io/library/debian:bookworm-slim
+    buildah inspect --type image $debian >/dev/null 2>&1 || bash tests/images/stand_ins.sh base $debian
+    buildah inspect --type image "$base" >/dev/null 2>&1 || bash tests/images/stand_ins.sh gadgetron "$base" $debian
     [ "$device" = cuda ] || bash tests/images/stand_ins.sh wheels docker/wheels
     options+=(--build-arg TORCH_INDEX= --isolation chroot --network host --pull-never)
 fi

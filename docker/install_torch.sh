@@ -25,4 +25,5 @@ esac
 site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$site/torch/test" "$site/torch/include"
 find "$site/torch/bin" -type f ! -name torch_shm_manager -delete
+find "$site" -name "*.pyi" -delete
 find "$site" -type d -name tests -prune -exec rm -rf {} +

@@ -3,6 +3,8 @@
 # Debian's packages and PyPI. As root on Debian, with mmdebstrap and buildah.
 #
 #   stand_ins.sh base NAME        a minimal Debian, known under the name that a Dockerfile asks for
+#   stand_ins.sh gadgetron NAME BASE    an image laid out as Gadgetron's: its environment first on PATH, and the folder of
+#                                       configurations; its server is the embedded one, and does not compute
 #   stand_ins.sh wheels FOLDER    torch for CPU, and a torchvision that imports beside it
 set -euo pipefail
 work=$(mktemp -d)
@@ -18,6 +20,22 @@ base() {
     # This machine may reach its registries through certificates of its own.
     buildah copy --quiet "$container" /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
     buildah config --env PIP_CERT=/etc/ssl/certs/ca-certificates.crt --cmd bash "$container"
+    buildah commit --quiet --rm "$container" "$name"
+}
+
+gadgetron() {
+    local name=$1 base=$2 home=/opt/conda/envs/gadgetron container
+    cat >"$work/gadgetron" <<'SCRIPT'
+#!/bin/sh
+exec pass-recon serve --port 19004 --configs /opt/conda/envs/gadgetron/share/gadgetron/config
+SCRIPT
+    chmod 755 "$work/gadgetron"
+    container=$(buildah from --pull-never "$base")
+    buildah run --isolation chroot --network host "$container" -- sh -ec "apt-get update -qq
+        apt-get install -y -qq --no-install-recommends python3 python3-venv
+        python3 -m venv $home && mkdir -p $home/share/gadgetron/config" >/dev/null
+    buildah copy --quiet "$container" "$work/gadgetron" $home/bin/gadgetron
+    buildah config --env "PATH=$home/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$container"
     buildah commit --quiet --rm "$container" "$name"
 }
 
