@@ -89,7 +89,7 @@ def metadata(version: str, vendor: str, gpu_memory_mb: int, memory_mb: int) -> d
 
 
 def parameters() -> list[dict[str, Any]]:
-    """What the console offers: the configuration, then properties in the order of their table, as many as there may be."""
+    """What the console offers: the configuration, then properties in the order of their table."""
     hints = get_type_hints(Properties)
     offered = [_configuration()]
     for one in dataclasses.fields(Properties):
@@ -180,7 +180,7 @@ def _parameter(one: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     if hint is bool:
         return made | {"type": "boolean", "default": one.default}
     if hint in (int, float):
-        default = float(one.default) if hint is float else one.default
+        default = hint(one.default)
         kind = "double" if hint is float else "int"
         return made | {"type": kind, "default": default, "minimum": 0, "maximum": max(_MOST_NUMBER, default)}
     values = [value for value in get_args(hint) if value not in _NOT_THERE] if get_origin(hint) is not None else []

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DESCRIPTION = """Write the folder from which an Open Recon package is built: a Dockerfile with the label that the scanner's
-console reads, the start script, the configuration, a readme as PDF, and build.sh, which builds the image and zips it as
-the scanner expects it. No scanner has run such a package yet. Research software, not for clinical use."""
+DESCRIPTION = """Write the folder from which an Open Recon package is built: a Dockerfile with the label that the
+scanner's console reads, the start script, the configuration, a readme as PDF, and build.sh, which builds the image and
+zips it as the scanner expects it. No scanner has run such a package yet. Research software, not for clinical use."""
 EXAMPLE = "example: pass-recon openrecon -o openrecon && openrecon/build.sh"
 
 _DOCKERFILE = """# Open Recon image of PASS {version}. Written by pass-recon openrecon.

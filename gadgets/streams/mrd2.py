@@ -1,7 +1,7 @@
 """MRD version 2 streams, through mrd-python (extra ``mrd2``), as Tyger pipes them.
 
-Version 2 has the content of version 1 under other spellings: ``encodedSpace`` is ``encoded_space``, ``TR`` is ``t_r``. What
-is said below of one version by names is found in the other by their letters alone.
+Version 2 has the content of version 1 under other spellings: ``encodedSpace`` is ``encoded_space``, ``TR`` is ``t_r``.
+What is said below of one version by names is found in the other by their letters alone.
 """
 
 from __future__ import annotations

@@ -22,6 +22,12 @@ pytestmark = [pytest.mark.images, pytest.mark.timeout(600)]
 IMAGE = "localhost/pass-server:cpu"
 PORT, METRICS = 19002, 9102  # the second is that of the image's own health check
 SERVE = ("serve", "-p", str(PORT), "--resident", "--metrics-port", str(METRICS), "--log-format", "json")
+FIND_RESIDENT = r"""
+import os
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if b"\0resident\0" in open(f"/proc/{pid}/cmdline", "rb").read():
+        print(pid)
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,8 +103,7 @@ def test_a_killed_resident_comes_back_and_the_scan_in_flight_ends_with_a_sentenc
     channel = Channel.connect("127.0.0.1", PORT)
     channel.socket.settimeout(120)
     channel.send(protocol.config_file("pass_recon_resident.xml") + protocol.header(header) + b"".join(lines[:20]))
-    find = "import os\nfor p in os.listdir('/proc'):\n if p.isdigit() and b'until-stdin' in open(f'/proc/{p}/cmdline','rb').read(): print(p)"
-    pid = container.execute("python3", "-c", find).split()
+    pid = container.execute("python3", "-c", FIND_RESIDENT).split()
     assert len(pid) == 1
     container.execute("python3", "-c", f"import os; os.kill({pid[0]}, 9)")
     told = wait_until(False, METRICS, 30)
