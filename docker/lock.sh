@@ -36,7 +36,7 @@ compile $PYTHON $locks/server-cuda.txt pyproject.toml "${server[@]}" --constrain
 compile $PYTHON $locks/training-cuda.txt pyproject.toml --extra data --extra train --constraint "$pins"
 
 # What a published Gadgetron image holds, and beside which the plugin must live.
-printf 'numpy==1.26.4\nismrmrd==1.14.0\n' >>"$pins"
+printf 'numpy==1.26.4\nismrmrd==1.14.0\nxsdata<24\n' >>"$pins"
 compile 3.10 $locks/gadgetron.txt pyproject.toml "${server[@]}" --constraint "$pins" "${without_cuda[@]}"
 compile 3.10 $locks/gadgetron-cuda.txt pyproject.toml "${server[@]}" --constraint "$pins"
 

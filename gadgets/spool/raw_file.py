@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
-import ismrmrd
 
+from gadgets.mrd.dataset import dataset
 from gadgets.protocol import Message, MessageId
 from gadgets.spool.recording import recording
 from pass_recon.common.files import written_aside
@@ -48,17 +48,14 @@ def configuration_in(path: Path) -> bytes:
 def _write(path: Path, header_xml: bytes, configuration: bytes, messages: Iterable[Message]) -> int:
     count = 0
     h5py.File(path, "w").close()  # the library takes an existing empty file for none
-    dataset = ismrmrd.Dataset(str(path), GROUP, mode="a")
-    try:
-        dataset.write_xml_header(header_xml)
+    with dataset(path, GROUP, "a") as opened:
+        opened.write_xml_header(header_xml)
         for message in messages:
             if message.id == MessageId.ACQUISITION:
-                dataset.append_acquisition(message.item)
+                opened.append_acquisition(message.item)
                 count += 1
             elif message.id == MessageId.WAVEFORM:
-                dataset.append_waveform(message.item)
-    finally:
-        dataset.close()
+                opened.append_waveform(message.item)
     with h5py.File(path, "a") as file:
         file[GROUP].attrs.create(CONFIGURATION, configuration, dtype=h5py.string_dtype())
     return count

@@ -8,7 +8,9 @@ folder=$1 python=$2
 if [ ! -e "$folder/.installed" ]; then
     "$python" -m venv "$folder"
     "$folder/bin/pip" install --quiet --disable-pip-version-check uv
+    # ismrmrd 1.14 does not understand later versions of xsdata.
     "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --resolution lowest-direct -e '.[dicom,metrics]' \
+        'xsdata<24' \
         'pytest>=8' 'pytest-timeout>=2.2' 'pytest-xdist>=3.5'
     touch "$folder/.installed"
 fi

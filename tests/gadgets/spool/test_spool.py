@@ -17,6 +17,7 @@ import pytest
 import pass_recon_cli.main as command_line
 from gadgets import protocol
 from gadgets.converters.image_file import read_images
+from gadgets.mrd.dataset import dataset
 from gadgets.mrd.deidentify import without_identity
 from gadgets.mrd.header_xml import read_header
 from gadgets.mrd.scan_file import ScanFile
@@ -75,7 +76,7 @@ def test_a_complete_scan_becomes_an_mrd_file_that_only_its_owner_reads(tmp_path)
     assert path.suffix == ".h5"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    with ismrmrd.Dataset(str(path), "dataset", mode="r") as kept:  # the library's own reader
+    with dataset(path, "dataset", "r") as kept:  # the library's own reader
         assert kept.number_of_acquisitions() == 5
         for number, line in enumerate(lines):
             read = kept.read_acquisition(number)
