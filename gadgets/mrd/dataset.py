@@ -1,4 +1,4 @@
-"""The library's file of images and raw data, in the versions that Gadgetron images have and in those of today."""
+"""What ismrmrd's library has under other names in the versions that Gadgetron images have than in those of today."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def dataset(path: str | Path, group: str, mode: Literal["r", "a"]) -> Iterator[i
         yield opened
     finally:
         opened.close()
+
+
+def mark_channels_active(acquisition: ismrmrd.Acquisition) -> None:
+    """Set the bits of all channels that an acquisition has."""
+    for coil in range(acquisition.active_channels):
+        acquisition.channel_mask[coil // 64] |= 1 << (coil % 64)
