@@ -30,6 +30,7 @@ from tqdm import tqdm
 from pass_recon.bundles import load_bundle, shipped_bundles
 from pass_recon.bundles.card import CARD
 from pass_recon.types import InputError, PassError
+from training.engine.frozen import learned_state, load_learned_state
 from training.engine.processes import Processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights
 from training.engine.settings import TrainingSettings
@@ -168,12 +169,12 @@ class Trainer:
         """Make the averaged weights, or what a stage made of them, the result of the run; log what they are worth."""
         self.run.log("validation", self.step, **metrics)
         result = self.averaged.module if objective is None else objective
-        self.run.save(WEIGHTS, result.state_dict(), {"step": self.step, **metrics})
+        self.run.save(WEIGHTS, learned_state(result), {"step": self.step, **metrics})
 
     def save(self) -> None:
         """Write the checkpoint: weights, their average, the optimiser, the step; randomness follows from the step."""
-        tensors = {f"weights.{name}": value for name, value in self._plain.state_dict().items()}
-        tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        tensors = {f"weights.{name}": value for name, value in learned_state(self._plain).items()}
+        tensors |= {f"averaged.{name}": value for name, value in learned_state(self.averaged).items()}
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
         self.run.save(CHECKPOINT, tensors, {"step": self.step, "sums": self._sums, "names": self._names})
@@ -186,8 +187,8 @@ class Trainer:
         tensors, about = loaded
         if about["names"] != self._names:
             raise InputError(f"the checkpoint in {self.run.path} holds other networks; give another folder")
-        self._plain.load_state_dict(_below(tensors, "weights."))
-        self.averaged.load_state_dict(_below(tensors, "averaged."))
+        load_learned_state(self._plain, _below(tensors, "weights."))
+        load_learned_state(self.averaged, _below(tensors, "averaged."))
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(tensors, "optimiser.").items():
             number, name = key.split(".", 1)

@@ -29,6 +29,7 @@ from training.data.augmentation import randomly_degraded, varied
 from training.data.dataset import SliceDataset, open_slices
 from training.data.heads import Heads, read_heads, with_heads
 from training.data.images import ImageSlice, ImageSource, drawn, open_images, stacked
+from training.engine.frozen import Frozen
 from training.engine.processes import joined_processes
 from training.engine.run_folder import RunFolder, opened_run
 from training.engine.settings import RunPath, TrainingSettings
@@ -107,19 +108,26 @@ class NetADSettings(TrainingSettings):
 
 
 class AdapterObjective(nn.Module):
-    """Losses of detectors that share a backbone; only their adapters are parameters of this module."""
+    """Losses of detectors that share a backbone; only their adapters are learned."""
 
     def __init__(self, netads: Mapping[str, NetAD], image_weight: float = 1.0) -> None:
         super().__init__()
         self.adapters = nn.ModuleDict({examination: netad.adapters for examination, netad in netads.items()})
-        # In a tuple, which torch does not look into: the frozen backbone is no part of what is trained and saved here.
-        self._netads = (dict(netads),)
+        self.detectors = Frozen()
+        self.detectors.netads = nn.ModuleDict(netads)
         self._image_weight = image_weight
 
     @property
     def netads(self) -> dict[str, NetAD]:
         """By examination."""
-        return self._netads[0]
+        held = self.detectors.netads
+        assert isinstance(held, nn.ModuleDict)
+        return {name: netad for name, netad in held.items() if isinstance(netad, NetAD)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdapterObjective:
+        # A moving average has adapters of its own and looks through the same backbone.
+        copies = {name: with_own_adapters(netad) for name, netad in self.netads.items()}
+        return AdapterObjective(copies, self._image_weight).train(self.training)
 
     def forward(self, batches: Sequence[ImageSlice]) -> dict[str, Tensor]:
         """Losses of batches of one examination each, averaged."""
@@ -251,8 +259,6 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
             calibrating = open_images([settings.calibration], "validation", settings.examinations, settings.size)
         examinations = sorted({source.examination for source in sources})
         netads = build_detectors(settings, examinations)
-        for netad in netads.values():
-            netad.to(processes.device)
         trainer = Trainer(AdapterObjective(netads, settings.image_weight), settings, run, processes)
         heads = read_heads(settings.heads, settings.size)
         for step in trainer.steps():
@@ -285,6 +291,14 @@ def training_batch(
     return with_heads(items, heads, settings.heads_share, [sources[0].examination], draw)
 
 
+def with_own_adapters(netad: NetAD) -> NetAD:
+    """A copy that shares the backbone, has the same adapters for itself, and neither memory nor calibration."""
+    start = dataclasses.replace(netad.configuration, memory_tokens=0)
+    copied = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(netad.text.device)
+    copied.adapters.load_state_dict(netad.adapters.state_dict())
+    return copied
+
+
 @torch.no_grad()
 def finish(
     netads: Mapping[str, NetAD],
@@ -295,9 +309,7 @@ def finish(
     """Copies of detectors (sharing their backbone) with memory and calibration."""
     finished = {}
     for examination, netad in netads.items():
-        start = dataclasses.replace(netad.configuration, memory_tokens=0)
-        copied = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(netad.text.device)
-        copied.adapters.load_state_dict(netad.adapters.state_dict())
+        copied = with_own_adapters(netad)
         remember_normal(copied, [source for source in sources if source.examination == examination], settings)
         validation = [source for source in calibrating if source.examination == examination]
         if validation:

@@ -102,8 +102,7 @@ class SamplingObjective(nn.Module):
     def __init__(self, settings: SamplingSettings, detectors: TrainedDetectors | None) -> None:
         super().__init__()
         self.settings = settings
-        # In a tuple, which torch does not look into: detectors are frozen, and no part of this stage's weights.
-        self._detectors = (detectors,)
+        self.detectors = detectors
         stage_1 = settings_of(settings.reconstruction, ReconstructionSettings)
         self.reconstructor = UnrolledReconstructor(stage_1.reconstructor)
         self.reconstructor.load_state_dict(load_weights(settings.reconstruction, "reconstructor."))
@@ -171,9 +170,8 @@ class SamplingObjective(nn.Module):
         return torch.cat(each) + populations - populations.detach(), seen
 
     def _look(self, slices: Slices, number: int, image: Tensor) -> Tensor:
-        detectors = self._detectors[0]
-        if detectors is not None:
-            return detectors.of(slices.anatomy[number], slices.contrast[number]).anomaly_map(image[None])[0]
+        if self.detectors is not None:
+            return self.detectors.of(slices.anatomy[number], slices.contrast[number]).anomaly_map(image[None])[0]
         if slices.anomaly_map is None:
             return torch.zeros_like(image.real)
         return slices.anomaly_map[number]

@@ -57,10 +57,9 @@ def test_gradient_reaches_adapters_alone(data, backbone):
     objective = AdapterObjective(netads)
     batches = [stacked([source[0], source[1]]) for source in few_cases([data], netad_settings(backbone))]
     objective(batches)["loss"].backward()
-    assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"adapters"}
     for name, weight in objective.named_parameters():
-        assert weight.grad is not None, name
-        assert bool(weight.grad.any()), name
+        assert (weight.grad is not None) == name.startswith("adapters."), name
+        assert weight.grad is None or bool(weight.grad.any()), name
     frozen = next(iter(netads.values())).backbone
     assert all(netad.backbone is frozen for netad in netads.values())
     assert all(weight.grad is None for weight in frozen.parameters())
