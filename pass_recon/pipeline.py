@@ -41,6 +41,8 @@ from pass_recon.types import Box, InputError, QualityFinding, Reconstruction, Sa
 # How far a scan may be from what a bundle's own reconstructor was trained on, in size and in lines: a patient's own
 # lines differ from the population's by a few in a hundred.
 _UNLIKE = 0.15
+# Score of a first image from which on a slice is worth more lines.
+SUSPICIOUS = 0.5
 
 
 class Pipeline:
@@ -172,12 +174,7 @@ class Pipeline:
     ) -> SamplingPlan:
         """The plan for everybody; ``fallback`` says why it is used although a personal one was wanted."""
         acs, within = self.acs(pe), _reachable(pe, reachable)
-        if self.bundle is None:
-            lines = variable_density_lines(pe, self.acceleration, acs, within)
-        else:
-            sampler = self.bundle.sampler
-            logits = (sampler.population(pe) if self._own else sampler.ranked(pe)).cpu()
-            lines = select_lines(logits, acs, line_budget(pe, self.acceleration), within)
+        lines = self._everybodys(pe, self.acceleration, acs, line_budget(pe, self.acceleration), within)
         return SamplingPlan(
             lines=lines,
             order=acquisition_order(lines, acs),
@@ -186,6 +183,72 @@ class Pipeline:
             bundle=self.name,
             fallback=fallback,
         )
+
+    @torch.no_grad()
+    def second_plan(
+        self,
+        plan: SamplingPlan,
+        reconstruction: Reconstruction | None,
+        acceleration: float,
+        *,
+        threshold: float = SUSPICIOUS,
+        most: int | None = None,
+        reachable: tuple[int, int] | None = None,
+    ) -> SamplingPlan:
+        """The additional lines of one slice after a look at its first image: none where nothing was seen.
+
+        They are the ACS of ``acceleration`` and the next ones of the order of lines: a plan nested in that of
+        ``acceleration`` is completed to it. To a patient's own lines, or another scan's, the best others are added.
+
+        Parameters
+        ----------
+        plan
+            The lines that have come.
+        reconstruction
+            The image made of them, of which the score counts. None: the lines are wanted whatever was seen, as where
+            another slice of the scan is suspicious.
+        acceleration
+            R with the additional lines: with them there are round(pe / R) lines.
+        threshold
+            Score from which on more lines are wanted.
+        most
+            No more additional lines than this.
+        reachable
+            First and last line that the scanner can acquire, by default all.
+
+        Returns
+        -------
+        SamplingPlan
+            Of the additional lines alone.
+        """
+        score = reconstruction.score[0] if reconstruction is not None and reconstruction.score else None
+        wanted = reconstruction is None or (score is not None and score >= threshold)
+        pe, came = len(plan.lines), int(plan.lines.sum())
+        budget = max(line_budget(pe, acceleration), came) if wanted else came
+        budget = min(budget, came + most) if most is not None else budget
+        within = _reachable(pe, reachable)
+        given = plan.lines | acs_mask(pe, acs_count(pe, acs_fraction(acceleration)))
+        given = given if within is None else given & (within | plan.lines)
+        given = given if int(given.sum()) <= budget else plan.lines
+        lines = self._everybodys(pe, acceleration, given, budget, within) & ~plan.lines
+        blind = reconstruction is not None and score is None
+        return SamplingPlan(
+            lines=lines,
+            order=tuple(lines.nonzero().flatten().tolist()),
+            acceleration=acceleration,
+            source="population",
+            score=score,
+            bundle=self.name,
+            fallback="no detector has looked at the image" if blind else None,
+        )
+
+    def _everybodys(self, pe: int, acceleration: float, given: Tensor, budget: int, within: Tensor | None) -> Tensor:
+        """The lines ``given`` ``(pe,)`` and the best others for all patients, ``budget`` in all."""
+        if self.bundle is None:
+            return variable_density_lines(pe, acceleration, given, within, budget=budget)
+        sampler = self.bundle.sampler
+        learned = acceleration == self.bundle.acceleration or not sampler.config.ranked
+        return select_lines((sampler.population(pe) if learned else sampler.ranked(pe)).cpu(), given, budget, within)
 
     @torch.no_grad()
     def reconstruct(

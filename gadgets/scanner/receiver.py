@@ -34,12 +34,18 @@ class PlannedLines:
         ``"personal"`` or ``"population"`` as the server says; ``"variable density"`` where the scanner had to choose.
     fallback
         Why it is not the plan that was asked for; empty if nothing failed.
+    second_look
+        What kind of second look is to follow, ``"slice"`` or ``"scan"``; empty if none is.
+    round
+        2 for the additional lines of a second look.
     """
 
     order: tuple[int, ...]
     pe: int
     source: str
     fallback: str = ""
+    second_look: str = ""
+    round: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,11 @@ def read_plan(image: ismrmrd.Image) -> PlannedLines | None:
         raise InputError(f"the plan for slice {image.slice} names lines that are no numbers: {error}") from error
     if sorted(lines) != mask.nonzero()[0].tolist():
         raise InputError(f"the plan for slice {image.slice} contradicts itself: its lines are not those of its mask")
-    source, fallback = image.meta.get("PASS_source", ""), image.meta.get("PASS_fallback", "")
-    return PlannedLines(lines, len(mask), str(source), str(fallback))
+    source, fallback, second_look = (
+        str(image.meta.get(name, "")) for name in ("PASS_source", "PASS_fallback", "PASS_second_look")
+    )
+    number = 2 if str(image.meta.get("PASS_round", "")) == "2" else 1
+    return PlannedLines(lines, len(mask), source, fallback, second_look, number)
 
 
 class Receiver:
@@ -107,7 +116,7 @@ class Receiver:
         self._channel, self._output = channel, output
         self._began = time.perf_counter()
         self._heard = 0.0  # when the last message came
-        self._plans: dict[ImageKey, tuple[PlannedLines, float]] = {}
+        self._plans: dict[tuple[ImageKey, int], tuple[PlannedLines, float]] = {}
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -122,11 +131,11 @@ class Receiver:
         """Seconds since the scan began."""
         return time.perf_counter() - self._began
 
-    def wait_for_plan(self, key: ImageKey, timeout: float) -> tuple[PlannedLines, float] | None:
-        """The plan of a slice and when it came; None if it does not come in time, or never will."""
+    def wait_for_plan(self, key: ImageKey, timeout: float, number: int = 1) -> tuple[PlannedLines, float] | None:
+        """The plan of a slice for a round and when it came; None if it does not come in time, or never will."""
         with self._changed:
-            self._changed.wait_for(lambda: key in self._plans or self._ended, timeout)
-            return self._plans.get(key)
+            self._changed.wait_for(lambda: (key, number) in self._plans or self._ended, timeout)
+            return self._plans.get((key, number))
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the server has sent everything."""
@@ -184,7 +193,7 @@ class Receiver:
             self.errors.append(str(error))
         if plan is not None and plan.source != "acquired":
             with self._changed:
-                self._plans.setdefault(key, (plan, now))
+                self._plans.setdefault((key, plan.round), (plan, now))
                 self._changed.notify_all()
         self.remarks += remarks(image)
         self.bundle = self.bundle or bundle_of(image)
