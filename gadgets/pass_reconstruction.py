@@ -86,13 +86,16 @@ def _slices(messages: Iterable[Any], scan: mrd.ScanContext) -> Iterator[Any]:
 def _compute(scan: mrd.ScanContext, pipeline: Pipeline) -> Callable[[Job], None]:
     """What reconstructs a scan's slices, one after the other."""
     from gadgets import fallback
-    from gadgets.pipelines import guarded
+    from gadgets.pipelines import guarded, second_pipeline
 
+    second = second_pipeline(scan, pipeline) if scan.properties.looks_again else pipeline
     pipeline, others = guarded(pipeline, scan.properties.guard)
+    _, second = guarded(second, scan.properties.guard)
 
     def compute(job: Job) -> None:
         nonlocal pipeline
-        job.result, job.failure = fallback.reconstruct(job.data, scan, pipeline, again=job.again)
+        chosen = second if job.again else pipeline
+        job.result, job.failure = fallback.reconstruct(job.data, scan, chosen, again=job.again)
         pipeline = others
 
     return compute

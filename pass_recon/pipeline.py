@@ -6,6 +6,7 @@ reconstruction and the population plan stay at hand as the fallback; it is the c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -63,6 +64,10 @@ class Pipeline:
     guard
         ``"warn"``: the network's image is held against left-out lines and CG-SENSE, which about doubles the time; what
         does not stand is told in ``quality``. ``"replace"``: CG-SENSE's image takes its place. An attribute, too.
+    first
+        The pipeline of the first round, where this one is for slices with the additional lines of a second look: on
+        these the bundle's own reconstructor is 0.3 to 0.7 dB better inside lesions than the general one. An attribute,
+        too.
 
     Raises
     ------
@@ -80,10 +85,11 @@ class Pipeline:
         acceleration: float | None = None,
         anomaly: bool = True,
         guard: str = "off",
+        first: Pipeline | None = None,
     ) -> None:
         if guard not in GUARDS:
             raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {guard!r}")
-        self.guard = guard
+        self.guard, self.first = guard, first
         if bundle == "classical":
             bundle = None
         self.device = torch.device(device)
@@ -330,9 +336,15 @@ class Pipeline:
             return own
         if not self._own or any(abs(n / self.bundle.sampler.config.lines - 1) > _UNLIKE for n in (ro, pe)):
             return general
-        usual = self.population_plan(pe).lines.to(line_mask.device)
-        common = int((usual & line_mask).sum()) / max(int(usual.sum()), int(line_mask.sum()))
-        return own if common > 1 - _UNLIKE else general
+        alike = (_share_in_common(lines.to(line_mask.device), line_mask) for lines in self._usual_lines(pe))
+        return own if any(share > 1 - _UNLIKE for share in alike) else general
+
+    def _usual_lines(self, pe: int) -> Iterator[Tensor]:
+        """Masks ``(pe,)`` that the bundle's own reconstructor is for."""
+        yield self.population_plan(pe).lines
+        if self.first is not None:
+            begun = self.first.population_plan(pe)
+            yield begun.lines | self.first.second_plan(begun, None, self.acceleration).lines
 
     def _guarded(
         self,
@@ -472,6 +484,10 @@ class Pipeline:
 
 def _reachable(pe: int, reachable: tuple[int, int] | None) -> Tensor | None:
     return None if reachable is None else reachable_lines(pe, *reachable)
+
+
+def _share_in_common(one: Tensor, other: Tensor) -> float:
+    return int((one & other).sum()) / max(int(one.sum()), int(other.sum()))
 
 
 def _batched(array: Tensor) -> Tensor:

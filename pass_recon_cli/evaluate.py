@@ -28,6 +28,7 @@ EXAMPLES = """examples:
       --published published -o results
   pass-recon evaluate knee-pd-8x --data simulated --faint --methods l1-wavelet pass -o faint
   pass-recon evaluate brain-flair-8x --second-look --data simulated --lesion-free healthy -o second
+  pass-recon evaluate knee-pd-4x --vendor-lines 2 3 4 6 --data dataset --slices 1 -o vendor
   pass-recon train prepare --simulated 100 --lesions 0 -o healthy       the same patients without lesions
   pass-recon evaluate brain-flair-4x --data simulated --lesion-free healthy -o results
 """
@@ -55,12 +56,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("bundles", nargs="+", metavar="bundle", help="name, or folder")
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="DATASET", help="prepared; each is reported by itself"
+        "--data", type=Path, nargs="+", default=[], metavar="DATASET", help="prepared; each is reported by itself"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RESULTS", help="folder; is added to")
     _add_choice_options(parser.add_argument_group("what is compared"))
     _add_data_options(parser.add_argument_group("other data"))
     _add_second_look_options(parser.add_argument_group("the second look"))
+    _add_vendor_lines_options(parser.add_argument_group("vendors' lines"))
     _add_work_options(parser.add_argument_group("work"))
     return parser
 
@@ -149,6 +151,24 @@ def _add_second_look_options(group: Any) -> None:
     )
 
 
+def _add_vendor_lines_options(group: Any) -> None:
+    group.add_argument(
+        "--vendor-lines",
+        type=float,
+        nargs="+",
+        metavar="R",
+        help="instead of methods: one bundle on equispaced lines with ACS lines among them, and on its own, against "
+        "CG-SENSE, L1-wavelet and GRAPPA, at the first noise level (vendor_lines.md)",
+    )
+    group.add_argument("--acs", type=int, default=26, metavar="N", help="lines around the centre; default: %(default)s")
+    group.add_argument(
+        "--cfl",
+        type=Path,
+        metavar="FILE",
+        help="fully sampled k-space of a slice, in BART's form, in place of --data",
+    )
+
+
 def _add_work_options(group: Any) -> None:
     group.add_argument("--workers", type=int, default=0, metavar="N", help="processes; default: as the cores allow")
     group.add_argument("--threads", type=int, default=0, metavar="N", help="of each process; default: likewise")
@@ -161,6 +181,8 @@ def run(args: argparse.Namespace) -> int:
     from training.evaluate.protocol import TABLES, evaluate
     from training.evaluate.selection import EvaluationSettings
 
+    if args.vendor_lines:
+        return _run_vendor_lines(args)
     if args.second_look:
         return _run_second_look(args)
     results = evaluate(_settings(args, EvaluationSettings))
@@ -186,10 +208,43 @@ def _run_second_look(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_vendor_lines(args: argparse.Namespace) -> int:
+    from pass_recon.types import InputError
+    from training.evaluate.vendor_lines import TABLES, VendorLinesSettings, evaluate_vendor_lines
+
+    if len(args.bundles) != 1:
+        raise InputError(f"--vendor-lines compares one bundle, got {len(args.bundles)}")
+    settings = VendorLinesSettings(
+        bundle=args.bundles[0],
+        output=args.output,
+        data=tuple(args.data),
+        cfl=args.cfl,
+        accelerations=tuple(args.vendor_lines),
+        acs=args.acs,
+        methods=tuple(args.methods),
+        noise=args.noise[0],
+        split=args.split,
+        patients=args.patients,
+        slices=args.slices,
+        threads=args.threads or 1,
+        device=args.device,
+        command=_command(),
+    )
+    results = evaluate_vendor_lines(settings)
+    if results["missing"]:
+        sys.stderr.write(f"{results['missing']}\n")
+    sys.stdout.write(f"{args.output / TABLES}: {len(results['rows'])} rows\n")
+    return 0
+
+
+def _command() -> str:
+    return shlex.join(["pass-recon", *sys.argv[1:]])
+
+
 def _settings(args: argparse.Namespace, kind: type[Settings]) -> Settings:
     from pass_recon.common.settings import explained, from_dict
 
     known = dict(explained(kind))
     chosen = {name: value for name, value in vars(args).items() if name in known and value is not None}
-    settings = from_dict(kind, {**chosen, "command": shlex.join(["pass-recon", *sys.argv[1:]])})
+    settings = from_dict(kind, {**chosen, "command": _command()})
     return settings.quick() if args.quick else settings

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pass_recon import Pipeline
+from pass_recon.sampling.lines import variable_density_lines
 from pass_recon.types import Reconstruction, SamplingPlan
 
 PE = 160
@@ -74,3 +75,18 @@ def test_between_accelerations_of_the_order_of_lines_the_sum_is_the_plan_itself(
     plan = pipeline.population_plan(PE)
     both = plan.lines | pipeline.second_plan(plan, None, second).lines
     torch.testing.assert_close(both, Pipeline(bundle, acceleration=second).population_plan(PE).lines)
+
+
+def test_own_reconstructor_serves_the_lines_of_a_second_round_and_of_no_other_scan():
+    """The 4× bundle's own reconstructor is better on the lines that an 8× scan is completed to, not on a vendor's."""
+    first = Pipeline("brain-flair-8x")
+    plan = first.population_plan(320)
+    both = plan.lines | first.second_plan(plan, None, 4).lines
+    second, alone = (Pipeline("brain-flair-4x", first=one) for one in (first, None))
+    own, general = second.bundle.reconstructor, second.bundle.general
+    assert second._reconstructor(both, 320) is own
+    assert second._reconstructor(second.population_plan(320).lines, 320) is own
+    thinned = variable_density_lines(320, 4, second.acs(320))
+    assert second._reconstructor(thinned, 320) is second.bundle.general
+    assert alone._reconstructor(both, 320) is alone.bundle.general
+    assert general is not None

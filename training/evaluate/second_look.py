@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pass_recon import __version__
+from pass_recon.bundles import nearest_bundle, shipped_bundles
 from pass_recon.common.files import write_json, written_aside
 from pass_recon.common.settings import checked
 from pass_recon.metrics import lesion_region, qualities
@@ -70,7 +71,10 @@ class SecondLookSettings(EvaluationSettings):
 
 @dataclass(frozen=True)
 class _Look:
-    """One slice to be scanned at ``first``, and with the additional lines that lead to ``second`` where it is given."""
+    """One slice to be scanned at ``first``, and with the additional lines that lead to ``second`` where it is given.
+
+    These are reconstructed with the networks of ``second_bundle``.
+    """
 
     bundle: EvaluatedBundle
     entry: SliceEntry
@@ -78,6 +82,7 @@ class _Look:
     maps: MapSource
     first: float
     second: float | None
+    second_bundle: EvaluatedBundle | None
     threads: int = 1
     device: str = "cpu"
 
@@ -85,7 +90,8 @@ class _Look:
     def key(self) -> str:
         """Made of all that the record depends on."""
         entry = {name: value for name, value in asdict(self.entry).items() if name != "folder"}
-        what = [self.bundle.label, self.bundle.identity, entry, self.noise, self.maps, self.first, self.second]
+        what = [self.bundle.label, self.bundle.identity, entry, self.noise, self.maps, self.first]
+        what += [self.second, self.second_bundle.identity if self.second_bundle is not None else None]
         return digest(["second look", __version__, *what])
 
 
@@ -131,6 +137,10 @@ def _looked(job: _Look) -> Record:
             if not regions:  # only inside lesions does it matter what the image looks like
                 break
             lines = plan.lines | additional
+            if job.second_bundle is not job.bundle:
+                assert job.second_bundle is not None
+                second = loaded(job.second_bundle, job.device)
+                pipeline = Pipeline(second, device=job.device, acceleration=job.second, first=pipeline)
         made = pipeline.reconstruct(kspace, lines, coil_maps=maps)
         whole, *inside = qualities(made.image.abs().numpy(), truth, regions)
         rounds[number] = {
@@ -140,6 +150,12 @@ def _looked(job: _Look) -> Record:
             "inside": round(float(np.mean([quality.psnr for quality in inside])), 4) if inside else None,
         }
     return {**found, **rounds}
+
+
+def _second_bundle(bundle: EvaluatedBundle, acceleration: float) -> EvaluatedBundle:
+    """As the chain does: of the shipped bundles that of the smaller acceleration."""
+    name = nearest_bundle(bundle.examination, acceleration) if bundle.label in shipped_bundles() else None
+    return bundle if name is None else evaluated_bundles([name])[0]
 
 
 def evaluate_second_look(settings: SecondLookSettings) -> dict[str, Any]:
@@ -209,12 +225,13 @@ def _group(
     file: RecordFile,
 ) -> dict[str, Any]:
     first, second = settings.accelerations
-    template = _Look(bundle, entries[0], noise, settings.maps, first, second, workers.threads, settings.device)
+    other, how = _second_bundle(bundle, second), (workers.threads, settings.device)
+    template = _Look(bundle, entries[0], noise, settings.maps, first, second, other, *how)
     records = _evaluated(workers.run([replace(template, entry=entry) for entry in entries], file))
     chances = {"resamples": settings.resamples, "seed": settings.seed}
     price = price_of(records, settings.threshold, settings.sick, **chances)
     fixed = [
-        replace(template, entry=entry, first=price["fixed_acceleration"], second=None)
+        replace(template, entry=entry, first=price["fixed_acceleration"], second=None, second_bundle=None)
         for entry in entries
         if entry.lesions
     ]
