@@ -1,4 +1,4 @@
-"""The results for people: a page of Markdown tables, bars, and one example slice of each dataset and bundle."""
+"""The results for people: a page of Markdown tables, bars, curves, and one example slice of each dataset and bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pass_recon.common.parallel import in_parallel
-from pass_recon.report.evaluation import Example, Panel, Series, write_bars, write_example
+from pass_recon.report.evaluation import Example, Panel, Series, write_bars, write_example, write_free_response
 from training.evaluate.lesion_detection import REPORTED, free_response_table
 from training.evaluate.measures import Job, Record, images_of
 from training.evaluate.methods import METHODS, PASS
@@ -104,6 +104,10 @@ def _of_examination(examination: tuple[str, str], groups: Sequence[Group]) -> li
             "Lesion by lesion, in the image of PASS: lesions found at so many false boxes an image, and the right name "
             f"of those found at {REPORTED:g}",
             free_response_table(found),
+            *(
+                f"![curves]({_curves(*pair)})"
+                for pair in _unique((group["dataset"], group["bundle"]) for group in groups)
+            ),
         ]
     if any(group.get("faint") for group in groups):
         parts += [
@@ -297,7 +301,7 @@ def draw(
     jobs: Mapping[str, Job],
     how: Mapping[str, Any],
 ) -> list[str]:
-    """Draw bars and an example slice for every dataset and bundle.
+    """Draw bars, free-response curves and an example slice for every dataset and bundle.
 
     Parameters
     ----------
@@ -321,12 +325,22 @@ def draw(
         members = [group for group in groups if (group["dataset"], group["bundle"]) == (dataset, bundle)]
         names.append(f"bars_{_slug(dataset)}_{_slug(bundle)}.png")
         write_bars(output / names[-1], _panels(members), title=f"{bundle} on {dataset}")
+        curves = {_noise(group["noise"]): group["by_lesion"]["curve"] for group in members if group.get("by_lesion")}
+        if curves:
+            write_free_response(
+                output / _curves(dataset, bundle), curves, title=f"{bundle} on {dataset}, lesion by lesion"
+            )
     examples = [job for pair in pairs if (job := _example(pair, records, jobs)) is not None]
     with closing(in_parallel(images_of, examples, lambda *_: None, unit="figure", **how)) as found:
         for images in found:
             if images is not None:
                 names.append(_draw_example(output, images))
     return sorted(names)
+
+
+def _curves(dataset: str, bundle: str) -> str:
+    """The file of free-response curves, which the page shows beside their table."""
+    return f"lesions_{_slug(dataset)}_{_slug(bundle)}.png"
 
 
 def _panels(groups: Sequence[Mapping[str, Any]]) -> list[Panel]:

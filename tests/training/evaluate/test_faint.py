@@ -96,3 +96,5 @@ def test_command_tells_recovery_and_what_was_found(ground, tmp_path):
     page = (output / "results.md").read_text()
     assert "| 4× σ 0.005 | CG-SENSE |" in page
     assert "found at 0.1 false boxes" in page
+    assert "lesions_data_tiny.png" in page
+    assert (output / "lesions_data_tiny.png").read_bytes().startswith(b"\x89PNG")
