@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from xml.etree.ElementTree import Element
 
+from pass_recon.sampling.budget import SUSPICIOUS
 from pass_recon.types import InputError
 
 Mode = Literal["closed_loop", "retrospective", "prospective"]
@@ -128,7 +129,7 @@ class Properties:
         ),
     )
     second_look_threshold: float = field(
-        default=0.5,
+        default=SUSPICIOUS,
         metadata=_described(_number(at_least=0, at_most=1), "anomaly score from which a slice is suspicious"),
     )
     second_look_acceleration: float | Literal["auto"] = field(

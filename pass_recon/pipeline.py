@@ -25,7 +25,7 @@ from pass_recon.quality.guard import GUARDS, judge
 from pass_recon.quality.training import check_matrix
 from pass_recon.reconstruction.classical import root_sum_of_squares
 from pass_recon.reconstruction.unrolled import Iterate, UnrolledReconstructor
-from pass_recon.sampling.budget import LEAST_ACCELERATION, MOST_ACCELERATION
+from pass_recon.sampling.budget import LEAST_ACCELERATION, MOST_ACCELERATION, SUSPICIOUS
 from pass_recon.sampling.lines import (
     acquisition_order,
     acs_count,
@@ -42,8 +42,6 @@ from pass_recon.types import Box, InputError, QualityFinding, Reconstruction, Sa
 # How far a scan may be from what a bundle's own reconstructor was trained on, in size and in lines: a patient's own
 # lines differ from the population's by a few in a hundred.
 _UNLIKE = 0.15
-# Score of a first image from which on a slice is worth more lines.
-SUSPICIOUS = 0.5
 
 
 class Pipeline:

@@ -19,7 +19,8 @@ from pass_recon.bundles import nearest_bundle, shipped_bundles
 from pass_recon.common.files import write_json, written_aside
 from pass_recon.common.settings import checked
 from pass_recon.metrics import lesion_region, qualities
-from pass_recon.pipeline import SUSPICIOUS, Pipeline
+from pass_recon.pipeline import Pipeline
+from pass_recon.sampling.budget import SUSPICIOUS
 from pass_recon.types import InputError, PassError
 from training.evaluate.measures import Record, RecordFile, computing_threads, loaded, read_slice
 from training.evaluate.methods import ScannedSlice
