@@ -196,9 +196,16 @@ class SliceSorter:
         for other in [other for other in self._open if self._is_over(other, key, acquisition)]:
             part = self._open.pop(other)
             if self._scan.properties.looks_again and other not in self._over:
-                self._kept[other] = part
+                self._keep(part)
             self._over.add(other)
             yield part
+
+    def _keep(self, part: Slice) -> None:
+        """Until its second round; of a series of repetitions the last two, or it would grow without end."""
+        self._kept[part.key] = part
+        for key in [key for key in self._kept if _is_earlier_repetition(key, part.key)]:
+            if key.repetition < part.key.repetition - 1:
+                del self._kept[key]
 
     def rest(self) -> Iterator[tuple[Slice, bool]]:
         """What is left at the end of the stream, each with whether its last lines are plainly missing."""

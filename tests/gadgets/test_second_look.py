@@ -340,6 +340,18 @@ def test_second_round_that_is_cut_off_gives_an_image_of_what_came():
     assert "slice 0 is truncated" in said(items)[0].message
 
 
+@pytest.mark.parametrize(("repetition", "rounds"), [(0, 1), (1, 2), (2, 2)])
+def test_of_a_series_of_repetitions_the_last_two_can_have_a_second_round(repetition, rounds):
+    """Otherwise a series that runs for hours would be kept whole."""
+    the_scan, k = scan({"mode": "closed_loop", "second_look": "slice"}), kspace()
+    lines = [line for number in range(3) for line in lines_of(k, FIRST, repetition=number)]
+    lines += lines_of(k, [0, 1, 2], repetition=repetition)
+    given = [data for item in buffer_lines(lines, the_scan) if not isinstance(item, Failure)
+             for data in mrd.slices_of(item, the_scan) if not data.is_acs]  # fmt: skip
+    assert [data.key.repetition for data in given].count(repetition) == rounds
+    assert len(given) == 2 + rounds
+
+
 class TestProperties:
     def test_second_acceleration_is_half_of_the_first_by_default(self):
         given = {"mode": "closed_loop", "second_look": "slice"}
