@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pass_recon.bundles.bundle import Bundle
-from pass_recon.bundles.card import read_card
+from pass_recon.bundles.card import CARD, read_card
 from pass_recon.bundles.choice import nearest_bundle
 from pass_recon.bundles.published import import_published
-from pass_recon.bundles.store import bundle_folder, load_bundle, save_bundle, shipped_bundles
+from pass_recon.bundles.store import bundle_folder, load_bundle, save_bundle, shipped_bundles, write_card
 
 __all__ = [
+    "CARD",
     "Bundle",
     "bundle_folder",
     "import_published",
@@ -17,4 +18,5 @@ __all__ = [
     "read_card",
     "save_bundle",
     "shipped_bundles",
+    "write_card",
 ]

@@ -30,7 +30,7 @@ from pass_recon.bundles.card import (
     files_of,
     read_card,
 )
-from pass_recon.common.files import readable_json
+from pass_recon.common.files import readable_json, written_aside
 from pass_recon.common.settings import from_dict, to_dict
 from pass_recon.config import ReconstructorConfig, SamplerConfig
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
@@ -242,7 +242,19 @@ def _new_card(bundle: Bundle, files: list[WeightsFile]) -> dict[str, Any]:
     }
 
 
-def _written(card: dict[str, Any]) -> str:
+def write_card(folder: str | Path, card: Mapping[str, Any]) -> None:
+    """Replace the card of a bundle, whose files stay.
+
+    Raises
+    ------
+    BundleError
+        If the card is not plain, finite values.
+    """
+    with written_aside(Path(folder) / CARD) as aside:
+        aside.write_text(_written(card), encoding="utf-8")
+
+
+def _written(card: Mapping[str, Any]) -> str:
     try:
         return readable_json(card, width=190)
     except (TypeError, ValueError) as error:
