@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OPEN_MS ?= ../shared/data/open_ms
 RUNS ?= runs
 
-.PHONY: demo test test-all lint bench bundles peers clean
+.PHONY: demo test test-all lint bench bundles docs peers clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -35,8 +35,11 @@ bench: $(VENV)/.installed  ## each timing as a ratio to a peer measured in the s
 bundles: $(VENV)/.installed  ## prepare data, train every stage, make the bundles; goes on where it stopped
 	BIN=$(BIN) OPEN_MS=$(OPEN_MS) RUNS=$(RUNS) bash training/recipes/shipped.sh
 
+docs: $(VENV)/.installed  ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict
+
 peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output site

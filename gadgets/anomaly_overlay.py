@@ -12,13 +12,14 @@ from ismrmrd import Image
 
 from gadgets import mrd
 from gadgets.mrd.outputs import OUTPUTS, Findings
+from gadgets.pacs import sent_to_pacs
 from gadgets.protocol.connection import Failure, run_gadget
 from pass_recon.report.overlay import MagnitudeScale
 
 
 def anomaly_overlay(connection: Connection) -> None:
     """Run the stage as a gadget: ``python -m gadgetron PORT gadgets.anomaly_overlay anomaly_overlay``."""
-    run_gadget(connection, lambda scan: overlay, forward=mrd.is_plan)
+    run_gadget(connection, lambda scan: lambda images: sent_to_pacs(overlay(images), scan), forward=mrd.is_plan)
 
 
 def overlay(images: Iterable[Any]) -> Iterator[Any]:

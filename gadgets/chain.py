@@ -13,6 +13,7 @@ from gadgets.acs_buffer import buffer_lines
 from gadgets.anomaly_overlay import overlay
 from gadgets.mask_feedback import feed_back
 from gadgets.mrd import ScanContext
+from gadgets.pacs import sent_to_pacs
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for
 from gadgets.properties import Properties
@@ -47,4 +48,4 @@ def run_chain(
     scan = ScanContext(header, patient)
     pipeline = pipeline_for(scan)
     messages: Iterator[Any] = buffer_lines(acquisitions, scan)
-    yield from overlay(reconstruct(feed_back(messages, scan, pipeline), scan, pipeline))
+    yield from sent_to_pacs(overlay(reconstruct(feed_back(messages, scan, pipeline), scan, pipeline)), scan)

@@ -171,6 +171,14 @@ class Properties:
             "CG-SENSE's where the network's does not stand",
         ),
     )
+    dicom_to: str = field(
+        default="off",
+        metadata=_described(
+            _matching(re.compile(r"off|\S+:\d+(/[^\s/]{1,16})?"), "off or HOST:PORT/TITLE of a PACS"),
+            "once a scan is over, send its images as DICOM, without names and dates; needs the extra dicom; set in the "
+            "configuration only, never by the scan's parameters",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.looks_again and self.second_acceleration >= self.acceleration:
@@ -242,6 +250,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_texts(properties: Properties) -> dict[str, str]:
+    """All properties as they are written in a configuration."""
+    return {one.name: as_text(getattr(properties, one.name)) for one in dataclasses.fields(properties)}
 
 
 def name_value_pairs(elements: Iterable[Element]) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from gadgets.acs_buffer import buffer_lines
 from gadgets.anomaly_overlay import overlay
 from gadgets.mask_feedback import feed_back
 from gadgets.mrd import ScanContext
+from gadgets.pacs import sent_to_pacs
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
@@ -102,7 +103,9 @@ def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:
     def stage(items: Iterator[Any]) -> Iterable[Any]:
         # The generator that is returned plans; what it would have to wait for happens on the thread of `_Worker`.
         planned = feed_back(buffer_lines(items, scan), scan, pipeline)
-        with _Worker(lambda slices: overlay(reconstruct(slices, scan, pipeline)), connection.send) as worker:
+        with _Worker(
+            lambda slices: sent_to_pacs(overlay(reconstruct(slices, scan, pipeline)), scan), connection.send
+        ) as worker:
             for item in planned:
                 if isinstance(item, ReconData):
                     worker.put(item)

@@ -30,12 +30,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
-    actions.add_parser("list", help="the bundles that came with the package")
+    listing = actions.add_parser("list", help="the bundles that came with the package")
+    listing.add_argument("--json", action="store_true", help="name, anatomy, contrast, acceleration, as JSON")
     show = actions.add_parser("show", help="what a bundle is for, where it comes from, what it is worth")
     show.add_argument("bundle", help="name, or folder")
     show.add_argument("--json", action="store_true", help="the card as it is")
     verify = actions.add_parser("verify", help="load bundles and check every file and every weight")
     verify.add_argument("bundles", nargs="+", metavar="bundle", help="name, or folder")
+    verify.add_argument("--json", action="store_true", help="what was found, as JSON")
     published = actions.add_parser(
         "import-published", help="make a bundle of the weights that the authors of PASS published"
     )
@@ -49,21 +51,25 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Do what `args.action` says; 0 only if all of it went well."""
     if args.action == "list":
-        return _list()
+        return _list(as_json=args.json)
     if args.action == "show":
         return _show(args.bundle, as_json=args.json)
     if args.action == "verify":
-        return _verify(args.bundles)
+        return _verify(args.bundles, as_json=args.json)
     return _import(args)
 
 
-def _list() -> int:
+def _list(*, as_json: bool) -> int:
     from pass_recon.bundles import bundle_folder, read_card, shipped_bundles
 
-    for name in shipped_bundles():
-        card = read_card(bundle_folder(name))
+    cards = {name: read_card(bundle_folder(name)) for name in shipped_bundles()}
+    if as_json:
+        told = ("name", "anatomy", "contrast", "acceleration")
+        sys.stdout.write(json.dumps([{key: card[key] for key in told} for card in cards.values()], indent=2) + "\n")
+        return 0
+    for name, card in cards.items():
         sys.stdout.write(f"{name:24} {card['anatomy']} {card['contrast']}, {card['acceleration']:g}×\n")
-    if not shipped_bundles():
+    if not cards:
         sys.stdout.write("no bundle came with this package; the classical plan and reconstruction need none\n")
     return 0
 
@@ -110,20 +116,23 @@ def _named(value: Any) -> str:
     return str(value)
 
 
-def _verify(names: list[str]) -> int:
+def _verify(names: list[str], *, as_json: bool) -> int:
     from pass_recon.bundles import load_bundle
     from pass_recon.types import PassError
 
-    failed = 0
+    faults: dict[str, str] = {}
     for name in names:
         try:
             bundle = load_bundle(name)
         except PassError as error:
-            failed += 1
+            faults[name] = str(error)
             sys.stderr.write(f"{name}: {error}\n")
         else:
-            sys.stdout.write(f"{name}: sound; {_weight(bundle)}\n")
-    return 1 if failed else 0
+            sys.stdout.write("" if as_json else f"{name}: sound; {_weight(bundle)}\n")
+    if as_json:
+        found = [{"bundle": name, "sound": name not in faults, "fault": faults.get(name, "")} for name in names]
+        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    return 1 if faults else 0
 
 
 def _weight(bundle: Bundle) -> str:

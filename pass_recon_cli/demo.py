@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from gadgets.scanner.client import ScanReport
 
 DESCRIPTION = """Simulate a patient, start the embedded server, scan the patient in a closed loop, and compare the
-images with the truth: a table, and a picture in the output folder. Simulated data, not for clinical use."""
+images with the truth: a table, and a picture and a page for the browser in the output folder. Simulated data, not for
+clinical use."""
 EXAMPLE = "example: pass-recon demo --anatomy knee --acceleration 8 -o knee_demo"
 GROUP = "demo"
 RESIDENT = "pass_recon_resident.xml"
@@ -44,11 +45,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 only if every slice came back without an error."""
+    from pass_recon.report.html import write_report
     from pass_recon_cli.demo_results import compare, table, write_figure
+    from pass_recon_cli.images import scan_record
 
     properties_of(args)  # complain before any work
     args.output.mkdir(parents=True, exist_ok=True)
-    patient, images, picture = (args.output / name for name in ("patient.h5", "images.h5", "demo.png"))
+    patient, images, picture, page = (
+        args.output / name for name in ("patient.h5", "images.h5", "demo.png", "report.html")
+    )
     report = _simulate_and_scan(args, patient, images)
     for error in report.errors:
         sys.stderr.write(f"pass-recon demo: {error}\n")
@@ -57,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
         return 1
     results = compare(patient, images, GROUP, report)
     write_figure(picture, results, title=_title(args))
+    write_report(page, scan_record(images, group=GROUP, truth=patient))
     sys.stdout.write(
         f"{table(results, report)}\n"
         f"{picture}: truth, reconstruction, error and plan of each slice\n"
+        f"{page}: the scan for the browser, slice by slice\n"
         f"{patient}: the patient (MRD). {images}: the images.\n"
         "Simulated data, not for clinical use.\n"
     )

@@ -102,7 +102,7 @@ def compare(patient: Path, images: Path, group: str, report: ScanReport) -> list
                 image,
                 mrd.array_of(seen) / float(seen.meta["PASS_scale"]) if seen is not None and detected else None,
                 known.boxes[index],
-                _findings(magnitudes[index]),
+                mrd.boxes_of(magnitudes[index]),
                 nrmse(image, truth),
                 psnr(image, truth),
                 ssim(image, truth),
@@ -110,13 +110,6 @@ def compare(patient: Path, images: Path, group: str, report: ScanReport) -> list
             )
         )
     return results
-
-
-def _findings(image: Any) -> tuple[Box, ...]:
-    from gadgets import mrd
-    from pass_recon.types import Box
-
-    return tuple(Box(ro, pe, ro_end - ro, pe_end - pe) for ro, pe, ro_end, pe_end in mrd.boxes_of(image))
 
 
 def _latencies(record: SliceReport, report: ScanReport, image: Any, plan: Any) -> dict[str, float]:

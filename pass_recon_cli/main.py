@@ -21,7 +21,10 @@ COMMANDS = (
     "pass_recon_cli.serve",
     "pass_recon_cli.resident",
     "pass_recon_cli.recon",
+    "pass_recon_cli.report",
+    "pass_recon_cli.dicom",
     "pass_recon_cli.fastmri2mrd",
+    "pass_recon_cli.doctor",
     "pass_recon_cli.bundle",
     "pass_recon_cli.evaluate",
     "pass_recon_cli.train",
@@ -34,6 +37,7 @@ EXAMPLES = """examples:
   pass-recon serve                                       the embedded server, on port 9002
   pass-recon scan --closed-loop -f patient.h5 -o out.h5 -c pass_recon.xml
   pass-recon recon -f patient.h5 -o out.h5               the same stages without a server
+  pass-recon report out.h5 -o report.html                the images in the browser
   pass-recon COMMAND --help                              all options of a command
 """
 
@@ -55,6 +59,16 @@ class _Version(argparse.Action):
         raise SystemExit(0)
 
 
+class _Completion(argparse.Action):
+    """Prints the completions of a shell, made from the parser of all commands."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _namespace: object, shell: Any, *_: object) -> NoReturn:
+        import shtab
+
+        sys.stdout.write(shtab.complete(parser, shell) + "\n")
+        raise SystemExit(0)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `args.run` is the function to call."""
     parser = _Parser(
@@ -64,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument(
+        "--completion",
+        action=_Completion,
+        choices=("bash", "zsh", "fish"),
+        help='print completions for a shell and exit; bash: eval "$(pass-recon --completion bash)"',
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
     for name in COMMANDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-g", "--in-group", default="dataset", help="group of the input; default: %(default)s")
     parser.add_argument("-G", "--out-group", help="group of the output; default: the local time")
     add_property_options(parser)
+    parser.add_argument("--json", action="store_true", help="say what came of it as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
 
@@ -40,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from gadgets.converters.image_file import ImageFile, default_group
     from gadgets.mrd import bundle_of, remarks, sentences
     from gadgets.mrd.scan_file import ScanFile
+    from gadgets.properties import as_texts
     from gadgets.protocol.connection import Failure
     from pass_recon.types import PassError
 
@@ -49,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     said: list[Remark] = []
     bundle = ""
     with ScanFile(args.filename, args.in_group) as source:
-        output = ImageFile(args.outfile, group)
+        output = ImageFile(args.outfile, group, source.header_xml)
         try:
-            for item in run_chain(_with_bar(source, quiet=args.quiet), source.header_xml, properties):
+            for item in run_chain(_with_bar(source, quiet=args.quiet or args.json), source.header_xml, properties):
                 if isinstance(item, Failure):
                     failures.append(item)
                 else:
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         except PassError as error:  # the images that were made before are images all the same
             failures.append(Failure(str(error), "input"))
         finally:
+            output.describe(args.filename, as_texts(properties), [failure.message for failure in failures])
             output.keep()
     told = [failure.message for failure in failures]
     untold = (remark for remark in said if not any(remark.text in message for message in told))
@@ -70,6 +74,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace, bundle: str) -> int:
     """Say what happened; returns the exit code."""
+    failed = not output.kept or any(failure.severity != "warning" for failure in failures)
+    if args.json:
+        told = {
+            "file": str(args.outfile) if output.kept else None,
+            "group": output.group,
+            "images": output.images,
+            "bundle": bundle,
+            "messages": [{"severity": one.severity, "message": one.message} for one in failures],
+        }
+        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        return int(failed)
     for failure in failures:
         warning = "warning: " if failure.severity == "warning" else ""
         sys.stderr.write(f"pass-recon recon: {warning}{failure.message}\n")
@@ -79,7 +94,7 @@ def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace, 
     if not args.quiet:
         sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
         sys.stdout.write(f"bundle {bundle}\n" if bundle else "")
-    return 1 if any(failure.severity != "warning" for failure in failures) else 0
+    return int(failed)
 
 
 def _with_bar(source: Any, *, quiet: bool) -> Iterable[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="give the server up after so long without a sign of it; default: %(default)g",
     )
     parser.add_argument("--tr", type=float, default=0.0, metavar="MS", help="milliseconds between lines; default: none")
+    parser.add_argument("--json", action="store_true", help="say what came of it as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
 
@@ -67,7 +69,12 @@ def run(args: argparse.Namespace) -> int:
 
     settings = scan_settings(args)
     with ScanFile(args.filename, args.in_group) as source:
-        report = scan_with_progress(source, args.outfile, settings, quiet=args.quiet)
+        report = scan_with_progress(source, args.outfile, settings, quiet=args.quiet or args.json)
+    if args.json:
+        sys.stdout.write(
+            json.dumps(_as_json(report, args.outfile, settings.group), indent=2, ensure_ascii=False) + "\n"
+        )
+        return 1 if report.errors or not report.images else 0
     for warning in report.warnings:
         sys.stderr.write(f"pass-recon scan: warning: {warning}\n")
     for error in report.errors:
@@ -78,6 +85,30 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         sys.stdout.write(summary(report, args.outfile, settings.group))
     return 1 if report.errors else 0
+
+
+def _as_json(report: ScanReport, outfile: str, group: str) -> dict[str, Any]:
+    slices = [
+        {
+            "slice": str(record.key),
+            "lines": len(record.lines),
+            "source": record.plan.source if record.plan else None,
+            "fallback": (record.plan.fallback if record.plan else "") or None,
+            "seconds_to_plan": None if record.answered is None else record.seconds_to_plan,
+        }
+        for record in report.slices
+    ]
+    return {
+        "file": outfile if report.images else None,
+        "group": group.strip("/"),
+        "sent": report.sent,
+        "images": report.images,
+        "seconds": report.seconds,
+        "bundle": report.bundle,
+        "slices": slices,
+        "warnings": report.warnings,
+        "errors": report.errors,
+    }
 
 
 def scan_settings(args: argparse.Namespace) -> ScanSettings:

@@ -60,10 +60,14 @@ def simulated_patient(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate and write."""
+    from tqdm import tqdm
+
     from gadgets.converters.patient_file import write_patient
 
-    patient = simulated_patient(args)
-    write_patient(args.outfile, patient)
+    lines = args.slices * args.matrix[1]
+    with tqdm(total=lines, unit="line", desc="simulate", disable=None) as bar:  # None: unless stderr is a terminal
+        patient = simulated_patient(args)
+        write_patient(args.outfile, patient, progress=bar.update)
     lesions = sum(len(boxes) for boxes in patient.boxes)
     size = "×".join(map(str, args.matrix))
     sys.stdout.write(

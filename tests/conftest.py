@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before torch starts its threads: where processes share the cores, spinning threads cost far more than they save.
@@ -16,6 +17,7 @@ import torch
 # A suite that a shell started in its background inherits "ignore Ctrl-C", and so would every process that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+DICOM_TOOLS = ("dcmdump", "dsrdump", "dciodvfy", "dcm2niix")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -30,11 +32,44 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "network": (not config.getoption("--network"), "network: run with --network"),
         "gpu": (not torch.cuda.is_available(), "no CUDA device on this machine"),
         "gadgetron": (shutil.which("gadgetron") is None, "no Gadgetron on PATH"),
+        "dicom_peers": (_orthanc() is None or not _on_path(DICOM_TOOLS), "no dcmtk, dciodvfy or Orthanc: make peers"),
+        "browser": (_browser() is None, "no Chromium on PATH, or playwright is missing: make peers"),
     }
     for item in items:
         for marker, (skip, reason) in skips.items():
             if skip and marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _on_path(names: tuple[str, ...]) -> bool:
+    return all(shutil.which(name) for name in names)
+
+
+def _orthanc() -> str | None:
+    return shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+
+
+@pytest.fixture(scope="session")
+def orthanc_executable() -> str:
+    """The PACS that tests marked dicom_peers start."""
+    path = _orthanc()
+    assert path is not None
+    return path
+
+
+def _browser() -> str | None:
+    """A Chromium, where it can be driven."""
+    if find_spec("playwright") is None or find_spec("axe_playwright_python") is None:
+        return None
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser_executable() -> str:
+    """The Chromium that tests marked browser drive."""
+    path = _browser()
+    assert path is not None
+    return path
 
 
 def _shared(folder: str) -> Path:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import h5py
 import ismrmrd
 
 from pass_recon.common.files import written_aside
 from pass_recon.types import InputError
+
+HEADER, PROVENANCE = "xml", "provenance"
 
 
 def default_group() -> str:
@@ -27,8 +33,9 @@ class _Discarded(Exception):
 class ImageFile:
     """Collects images in a file beside ``path``, which takes their place when `keep` is called.
 
-    Images of series n go to ``/<group>/image_<n>/{data,header,attributes}``. What other groups of an existing file hold
-    stays; a group of the same name is replaced. `append` may be called from another thread.
+    Images of series n go to ``/<group>/image_<n>/{data,header,attributes}``. The group's attributes are the scan's MRD
+    header, ``xml``, and what `describe` was told, ``provenance``. What other groups of an existing file hold stays; a
+    group of the same name is replaced. `append` may be called from another thread.
 
     Parameters
     ----------
@@ -36,6 +43,8 @@ class ImageFile:
         The file to write.
     group
         Its group.
+    header
+        MRD header of the scan, which whoever shows the images needs; empty to leave it out.
 
     Attributes
     ----------
@@ -50,9 +59,11 @@ class ImageFile:
         If ``path`` exists and is not HDF5, or its folder does not exist.
     """
 
-    def __init__(self, path: str | Path, group: str) -> None:
+    def __init__(self, path: str | Path, group: str, header: bytes = b"") -> None:
         self.path = Path(path)
         self.group = group.strip("/")
+        self._header = header
+        self._provenance: dict[str, Any] = {}
         self.images = 0
         self.kept = False
         self._lock = threading.Lock()
@@ -78,6 +89,13 @@ class ImageFile:
             self._file.append_image(self._place(self._file, image), image)
             self.images += 1
 
+    def describe(self, source: str | Path, configuration: Mapping[str, str], messages: Sequence[str]) -> None:
+        """Tell where the images come from: name of the scan's file, settings by name, and what was said on the way."""
+        from pass_recon import __version__
+
+        told = {"configuration": dict(configuration), "messages": list(messages)}
+        self._provenance = {"software": f"pass_recon {__version__}", "source": Path(source).name, **told}
+
     def keep(self) -> bool:
         """Put the file in its place if it holds an image.
 
@@ -91,6 +109,7 @@ class ImageFile:
                 self._file.close()
                 self._file = None
             if self.images and not self.kept:
+                self._write_texts()
                 self._writing.__exit__(None, None, None)
                 self.kept = True
         self.discard()
@@ -114,6 +133,15 @@ class ImageFile:
             h5py.File(self._aside, "w").close()
         return ismrmrd.Dataset(str(self._aside), self.group, mode="a")
 
+    def _write_texts(self) -> None:
+        # Attributes, as whoever reads the group expects nothing but images in it. Of variable length they may be large.
+        with h5py.File(self._aside, "a") as file:
+            told = file[self.group].attrs
+            if self._header:
+                told.create(HEADER, self._header, dtype=h5py.string_dtype())
+            if self._provenance:
+                told.create(PROVENANCE, json.dumps(self._provenance), dtype=h5py.string_dtype())
+
     def _place(self, file: ismrmrd.Dataset, image: ismrmrd.Image) -> str:
         name = f"image_{image.image_series_index}"
         group = file._file.get(f"{self.group}/{name}")
@@ -127,9 +155,8 @@ class ImageFile:
 
 
 def read_images(path: str | Path, group: str, series: int) -> list[ismrmrd.Image]:
-    """The images of a series, empty if there is none."""
+    """The images of a series, those of another shape last; empty if there is none."""
     with ismrmrd.Dataset(str(path), group, mode="r") as dataset:
-        name = f"image_{series}"
-        if name not in dataset.list():
-            return []
-        return [dataset.read_image(name, number) for number in range(dataset.number_of_images(name))]
+        of_series = re.compile(rf"image_{series}(_\d+x.*)?")
+        names = sorted(name for name in dataset.list() if of_series.fullmatch(name))
+        return [dataset.read_image(name, number) for name in names for number in range(dataset.number_of_images(name))]

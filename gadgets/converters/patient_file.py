@@ -7,10 +7,10 @@ of all slices first, the slices interleaved (even, then odd). The ground truth l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import h5py
 import ismrmrd
@@ -100,6 +100,7 @@ def write_patient(
     *,
     header: xsd.ismrmrdHeader | None = None,
     labels: Sequence[int] | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> None:
     """Write the MRD file; it appears under its name only when it is complete.
 
@@ -113,6 +114,8 @@ def write_patient(
         A changed `patient_header`.
     labels
         One a slice: 1 abnormal, 0 normal, −1 unknown; by default a slice with a box is abnormal and any other normal.
+    progress
+        Called for each acquisition.
 
     Raises
     ------
@@ -123,9 +126,16 @@ def write_patient(
         with ismrmrd.File(str(aside), "w") as file:
             dataset = file["dataset"]
             dataset.header = header or patient_header(patient)
-            dataset.acquisitions = list(acquisitions(patient))
+            dataset.acquisitions = list(_counted(acquisitions(patient), progress))
         with h5py.File(aside, "a") as file:
             _write_truth(file.create_group("truth"), patient, labels)
+
+
+def _counted(items: Iterator[Any], progress: Callable[[], object] | None) -> Iterator[Any]:
+    for item in items:
+        if progress is not None:
+            progress()
+        yield item
 
 
 def read_truth(path: str | Path) -> Truth:

@@ -110,7 +110,7 @@ class ScanContext:
 
     ``examination`` is anatomy and contrast as bundles are named, ``brain-t1``, empty where the header does not tell;
     ``examination_reason`` says why. ``protocol`` is the protocol's name, empty where there is none, and ``slices`` how
-    many there are to be.
+    many there are to be. ``document`` is the header as it came.
 
     Parameters
     ----------
@@ -127,12 +127,13 @@ class ScanContext:
 
     def __init__(self, header: bytes | str, properties: Properties) -> None:
         self.properties = properties
+        self.document = header.encode() if isinstance(header, str) else bytes(header)
         parsed = read_header(header)
         if not parsed.encoding:
             raise InputError("the header describes no encoding")
         self._encodings: list[Any] = parsed.encoding
         self.noise_bandwidth = noise_bandwidth(parsed)
-        self.examination, self.examination_reason = _recognised(header)
+        self.examination, self.examination_reason = recognised(header)
         self.protocol = getattr(parsed.measurementInformation, "protocolName", None) or ""
         slices = parsed.encoding[0].encodingLimits.slice
         self.slices = 1 if slices is None else slices.maximum - slices.minimum + 1
@@ -175,7 +176,8 @@ class ScanContext:
         return {}
 
 
-def _recognised(header: bytes | str) -> Recognition:
+def recognised(header: bytes | str) -> Recognition:
+    """What was examined, by what the header says of body part and names."""
     body_parts = texts_of(header, _BODY_PARTS)
     found = recognise(next((part for part in body_parts if part.lower() != "unknown"), ""), texts_of(header, _NAMES))
     _log.info("the header tells of %s: %s", found.examination or "no known examination", found.reason)

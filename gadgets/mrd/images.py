@@ -214,13 +214,16 @@ def boxes_meta(boxes: Sequence[Box]) -> dict[str, list[str]]:
     return meta
 
 
-def boxes_of(image: Image) -> list[tuple[int, int, int, int]]:
-    """Boxes in an image's meta, half-open like slices: (readout, phase, readout end, phase end)."""
-    boxes: list[tuple[int, int, int, int]] = []
+def boxes_of(image: Image) -> tuple[Box, ...]:
+    """The findings in an image's meta, as `boxes_meta` writes them; one without a label or score is an anomaly of 1."""
+    boxes: list[Box] = []
     while (corners := image.meta.get(f"ROI_{len(boxes) + 1}")) is not None:
         values = [round(float(value)) for value in corners[6:]]
-        boxes.append((min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])))
-    return boxes
+        readout, phase = min(values[::2]), min(values[1::2])
+        label, score = (*_listed(image.meta.get(f"PASS_finding_{len(boxes) + 1}")), "anomaly", "1")[:2]
+        size = max(values[::2]) - readout, max(values[1::2]) - phase
+        boxes.append(Box(readout, phase, *size, score=float(score), label=str(label)))
+    return tuple(boxes)
 
 
 def score_meta(score: float | None) -> dict[str, str]:

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gadgets.mrd.images import MAP_SERIES, OVERLAY_SERIES
-from pass_recon.report.overlay import MAP_LEVELS, coloured, map_levels
+from pass_recon.report.orientation import AS_ACQUIRED
+from pass_recon.report.overlay import MAP_LEVELS, grey_levels, map_levels, overlay
+from pass_recon.types import Box
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Findings:
     magnitude: NDArray[np.uint16]
     window: int
     anomaly_map: NDArray[np.float32]
-    boxes: list[tuple[int, int, int, int]]
+    boxes: Sequence[Box]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Output:
     window: int
     draw: Callable[[Findings], Sequence[NDArray[Any]]]
     meta: dict[str, str] = field(default_factory=dict)
+
+
+def _overlay(found: Findings) -> list[NDArray[np.uint16]]:
+    """Red, green and blue, each ``(ro, pe)`` from 0 to 255."""
+    picture = overlay(grey_levels(found.magnitude, found.window), found.anomaly_map, found.boxes)
+    return list(np.moveaxis(AS_ACQUIRED.turn_back(picture), -1, 0).astype(np.uint16))
 
 
 # To send another series, add it here.
@@ -47,6 +55,6 @@ OUTPUTS = [
         OVERLAY_SERIES,
         "PASS anomaly overlay",
         256,
-        lambda found: coloured(found.magnitude, found.window, found.anomaly_map, found.boxes),
+        _overlay,
     ),
 ]

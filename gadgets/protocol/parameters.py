@@ -17,6 +17,10 @@ CONFIGURATIONS = ("customconfig", "config")
 """Parameters that name a configuration of the server; the first that is given wins."""
 
 
+# Where images are sent to is for who runs the server to say, not for who sends a scan.
+_OF_THE_SITE = ("dicom_to",)
+
+
 def parameters_in(text: str) -> dict[str, str] | None:
     """The parameters that a Text holds, as text; None if it is another text.
 
@@ -49,7 +53,7 @@ def known_and_unknown(parameters: Mapping[str, str]) -> tuple[dict[str, str], li
     InputError
         If one has a value that the property cannot have, or comes twice.
     """
-    names = {_bare(name): name for name in table()}
+    names = {_bare(name): name for name in table() if name not in _OF_THE_SITE}
     known: dict[str, str] = {}
     for given, value in parameters.items():
         if (name := names.get(_bare(given))) is None:

@@ -186,7 +186,7 @@ def run_scan(
     """
     order = scan_order(source, settings.acceleration) if settings.closed_loop else None
     budget = line_budget(order.pe, settings.acceleration) if order else 0
-    output = ImageFile(outfile, settings.group)
+    output = ImageFile(outfile, settings.group, source.header_xml)
     try:
         channel = _connect(settings)
     except BaseException:
@@ -218,6 +218,7 @@ def run_scan(
         channel.close()
         receiver.wait()
         report.seconds = receiver.elapsed()
+        output.describe(source.path, _told_of(settings), [*receiver.errors, *receiver.warnings, *report.warnings])
         output.keep()
         report.images, report.arrivals, report.bundle = output.images, receiver.arrivals, receiver.bundle
         report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
@@ -225,6 +226,14 @@ def run_scan(
     if lost:
         report.errors.append(f"with {report.sent} acquisitions sent, the server {lost}")
     return report
+
+
+def _told_of(settings: ScanSettings) -> dict[str, str]:
+    """The settings that the images depend on, as text."""
+    name = "sent by the client" if settings.config_script is not None else settings.config
+    if not settings.closed_loop:
+        return {"configuration": name}
+    return {"configuration": name, "mode": "closed_loop", "acceleration": f"{settings.acceleration:g}"}
 
 
 def _is_told(remark: str, report: ScanReport) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,6 +89,10 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, *, bins: i
     return float(gap.abs().sum() / probabilities.numel())
 
 
+def _log_odds(share: float) -> float:
+    return math.log(share) - math.log1p(-share)
+
+
 class Calibration(nn.Module):
     """``p = sigmoid((logit(s) − offset) / temperature)``; the identity until it is fitted."""
 
@@ -98,9 +104,20 @@ class Calibration(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
-    def fit(self, scores: Tensor, labels: Tensor) -> None:
-        """Fit to raw scores and 0/1 labels; see ``fit_calibration``."""
+    def fit(self, scores: Tensor, labels: Tensor, *, prevalence: float | None = None) -> None:
+        """Fit to raw scores and 0/1 labels; see ``fit_calibration``.
+
+        Parameters
+        ----------
+        scores, labels
+            Of one shape.
+        prevalence
+            Share of ones where the probabilities are to hold, if it is not that of ``labels``: the prior's odds are
+            exchanged (Saerens et al., Neural Computation 2002, eq. 4).
+        """
         temperature, offset = fit_calibration(scores, labels)
+        if prevalence is not None:
+            offset -= temperature * (_log_odds(prevalence) - _log_odds(float(labels.double().mean())))
         self.temperature.fill_(temperature)
         self.offset.fill_(offset)
 

@@ -32,6 +32,20 @@ def test_calibrated_probabilities_are_calibrated_on_new_data() -> None:
     assert expected_calibration_error(calibration(scores), labels) < 0.01
 
 
+def test_scores_fitted_on_many_sick_are_probabilities_where_few_are() -> None:
+    def cohort(count: int, prevalence: float) -> tuple[torch.Tensor, torch.Tensor]:
+        sick = torch.bernoulli(torch.full((count,), prevalence))
+        return torch.sigmoid(1.5 * torch.randn(count) + 2.0 * sick), sick
+
+    torch.manual_seed(3)
+    calibration = Calibration()
+    calibration.fit(*cohort(40_000, 0.7), prevalence=0.2)
+    scores, labels = cohort(40_000, 0.2)
+    assert expected_calibration_error(calibration(scores), labels) < 0.01
+    calibration.fit(*cohort(40_000, 0.7))
+    assert expected_calibration_error(calibration(scores), labels) > 0.1
+
+
 def test_fit_is_the_optimum_that_scipy_finds() -> None:
     scores, labels = drawn(500, 1.7, 0.8)
     logits, targets = torch.logit(scores).double().numpy(), labels.double().numpy()

@@ -70,3 +70,13 @@ def test_import_published(shared_data, tmp_path, capsys):
     assert main([*arguments, "--overwrite"]) == 0
     assert main(["bundle", "verify", str(tmp_path / "published")]) == 0
     assert load_bundle(tmp_path / "published").netad is None
+
+
+def test_json(tmp_path, capsys):
+    assert main(["bundle", "list", "--json"]) == 0
+    names = [one["name"] for one in json.loads(capsys.readouterr().out)]
+    assert "brain-t1-4x" in names
+    assert main(["bundle", "verify", "brain-t1-4x", str(tmp_path), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [one["sound"] for one in found] == [True, False]
+    assert "card.json" in found[1]["fault"]

@@ -135,10 +135,13 @@ class TestDemo:
         from matplotlib.image import imread
 
         folder, _ = demo
-        assert {"demo.png", "images.h5", "patient.h5"} <= {path.name for path in folder.iterdir()}
+        assert {"demo.png", "images.h5", "patient.h5", "report.html"} <= {path.name for path in folder.iterdir()}
         pixels = imread(folder / "demo.png")
         assert pixels.ndim == 3
         assert pixels.std() > 0.05
+        page = (folder / "report.html").read_text()
+        assert "brain_flair" in page
+        assert 'id="truth-1"' in page, "the error can be shown"
         plans = read_images(folder / "images.h5", "demo", 1000)
         assert [int(plan.data.sum()) for plan in plans] == [20, 20]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -112,3 +113,36 @@ def test_a_bug_is_not_hidden_behind_a_sentence(failing):
     failing(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         command_line.main(["serve"])
+
+
+@pytest.fixture(params=["bash", "zsh", "fish"])
+def shell(request):
+    if shutil.which(request.param) is None:
+        pytest.skip(f"no {request.param} on PATH")
+    return request.param
+
+
+def test_completions_are_what_the_shell_takes(shell, tmp_path, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main(["--completion", shell])
+    assert leaving.value.code == 0
+    script = tmp_path / "completions"
+    script.write_text(capsys.readouterr().out)
+    subprocess.run([shell, "-n", str(script)], check=True, timeout=30)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on PATH")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("pass-recon rep", "report"), ("pass-recon dicom --enh", "--enhanced"), ("pass-recon bundle v", "verify")],
+)
+def test_bash_completes(line, expected):
+    words = line.split()
+    quoted = " ".join(words)
+    script = f"""eval "$({sys.executable} -m pass_recon_cli.main --completion bash)"
+    function_name=$(complete -p pass-recon | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+    COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; COMP_LINE="{line}"; COMP_POINT={len(line)}
+    $function_name pass-recon {words[-1]} {words[-2]}
+    printf '%s\\n' "${{COMPREPLY[@]}}" """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == [expected]

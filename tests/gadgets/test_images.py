@@ -16,6 +16,7 @@ from gadgets.pass_reconstruction import reconstruct
 from gadgets.properties import Properties
 from gadgets.protocol.connection import Failure, check_types
 from pass_recon.pipeline import Pipeline
+from pass_recon.report.overlay import BOX_COLOUR
 from pass_recon.types import Box, InputError, QualityFinding
 from tests.gadgets.acquisitions import PE, RO, SKEWED, centred, coil_images, header, kspace, lines_of, oversampled, scan
 from tests.gadgets.pipelines import BOX, Detecting
@@ -74,6 +75,11 @@ def test_findings_are_regions_of_interest_in_x_and_y(k):
     assert corners[0] == corners[-1] == (BOX.readout, BOX.phase)
     assert (BOX.readout + BOX.readout_size, BOX.phase + BOX.phase_size) in corners
     assert images(k, Detecting())[0].meta["PASS_finding_1"] == ["glioma", "0.7500"]
+
+
+def test_findings_are_read_back(k):
+    found = mrd.boxes_of(Image.from_bytes(images(k, Detecting())[0].to_bytes()))
+    assert found == (BOX,)
 
 
 def test_without_a_detector_there_is_neither_an_empty_map_nor_a_grey_copy(k):
@@ -294,9 +300,9 @@ def test_overlay_is_grey_where_nothing_is_found_and_red_where_something_is(k):
     red, green, blue = (colour.data[channel, 0].T.astype(int) for channel in range(3))
     assert red[0, 0] == green[0, 0] == blue[0, 0]  # the map of Detecting begins with 0
     assert red[-1, -1] > blue[-1, -1]
-    assert (red[BOX.readout, BOX.phase], green[BOX.readout, BOX.phase]) == (0, 255)
-    inside = (BOX.readout + 2, BOX.phase + 3)
-    assert (red[inside], green[inside], blue[inside]) != (0, 255, 0)
+    corner, inside = (BOX.readout, BOX.phase), (BOX.readout + 2, BOX.phase + 3)
+    assert (red[corner], green[corner], blue[corner]) == BOX_COLOUR
+    assert (red[inside], green[inside], blue[inside]) != BOX_COLOUR
     assert magnitude.data.shape[2:] == colour.data.shape[2:]
 
 

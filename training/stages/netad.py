@@ -68,8 +68,10 @@ class NetADSettings(TrainingSettings):
     image_weight
         Weight of the image-level loss.
     calibration
-        Prepared dataset on whose validation slices scores are calibrated; that of training by default. Another share of
-        abnormal slices than where the scores will be read makes all of them too high or too low.
+        Prepared dataset on whose validation slices scores are calibrated; that of training by default.
+    prevalence
+        Share of abnormal slices where the scores will be read, at which they are probabilities; sets for calibration
+        hold more.
     score_fraction
         The image score is the mean over this fraction of its tokens, the most abnormal ones.
     heads, heads_share
@@ -93,9 +95,15 @@ class NetADSettings(TrainingSettings):
     remembered: int = 48
     image_weight: float = 1.0
     calibration: str = ""
+    prevalence: float = 0.3
     score_fraction: float = 0.01
     heads: str = ""
     heads_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.prevalence < 1:
+            raise InputError(f"prevalence must be above 0 and below 1, got {self.prevalence:g}")
 
 
 class AdapterObjective(nn.Module):
@@ -293,7 +301,11 @@ def finish(
         remember_normal(copied, [source for source in sources if source.examination == examination], settings)
         validation = [source for source in calibrating if source.examination == examination]
         if validation:
-            calibrate(copied, stacked([source[n] for source in validation for n in spread(source, settings)]))
+            calibrate(
+                copied,
+                stacked([source[n] for source in validation for n in spread(source, settings)]),
+                settings.prevalence,
+            )
         finished[examination] = copied
     return finished
 
@@ -310,8 +322,12 @@ def remember_normal(netad: NetAD, sources: Sequence[ImageSource], settings: NetA
     netad.remember(torch.stack(images).to(netad.text.device).split(8), size=settings.memory)
 
 
-def calibrate(netad: NetAD, batch: ImageSlice) -> None:
-    """Fit map and score on slices seen in all views; only slices whose label is known count."""
+def calibrate(netad: NetAD, batch: ImageSlice, prevalence: float | None = None) -> None:
+    """Fit map and score on slices seen in all views; only slices whose label is known count.
+
+    ``prevalence`` is the share of slices with a lesion where scores are to be probabilities, if it is not that of the
+    batch.
+    """
     batch = batch.to(netad.text.device)
     seen = [look(netad, batch, view, calibrated=False) for view in VIEWS]
     known = batch.label >= 0
@@ -319,7 +335,7 @@ def calibrate(netad: NetAD, batch: ImageSlice) -> None:
     if len(labels.unique()) < 2 or not bool(batch.mask[known].any()):
         return
     scores = torch.cat([each.score[known] for each in seen])
-    netad.score_calibration.fit(scores, labels.repeat(len(seen)))
+    netad.score_calibration.fit(scores, labels.repeat(len(seen)), prevalence=prevalence)
     # Every third row and column: neighbours say the same, and tens of thousands of pixels are enough for two numbers.
     maps = torch.cat([each.anomaly_map[known][:, ::3, ::3] for each in seen])
     netad.map_calibration.fit(maps, batch.mask[known][:, ::3, ::3].double().repeat(len(seen), 1, 1))

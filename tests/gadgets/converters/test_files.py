@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from gadgets.converters.image_file import ImageFile
+from gadgets.converters.image_file import ImageFile, read_images
 from gadgets.converters.patient_file import oversample_readout, read_truth, write_patient
 from gadgets.mrd.scan_file import ScanFile, without_version
 from gadgets.scanner.scan_order import scan_order
@@ -309,6 +310,28 @@ class TestImageFile:
             assert {name: len(file["a"][name]["data"]) for name in file["a"]} == {
                 "image_1": 2, "image_1_3x5x1x1": 1, "image_2": 1,
             }  # fmt: skip
+
+    def test_images_of_all_shapes_are_read_back(self, tmp_path):
+        output = ImageFile(tmp_path / "out.h5", "a")
+        for one in (image(1), image(2, shape=(5, 3)), image(3), image(4, series=11)):
+            output.append(one)
+        output.keep()
+        assert [int(one.data[0, 0, 0, 0]) for one in read_images(tmp_path / "out.h5", "a", 1)] == [1, 3, 2]
+
+    def test_header_and_provenance(self, tmp_path):
+        header = f"<ismrmrdHeader>é{' ' * 100_000}</ismrmrdHeader>"  # more than HDF5 keeps beside an object
+        output = ImageFile(tmp_path / "out.h5", "a", header.encode())
+        output.append(image(1))
+        output.describe("/somewhere/scan.h5", {"bundle": "auto"}, ["slice 1 is late"])
+        output.keep()
+        with h5py.File(tmp_path / "out.h5") as file:
+            assert list(file["a"]) == ["image_1"], "as the stock client writes it"
+            assert file["a"].attrs["xml"] == header
+            told = json.loads(file["a"].attrs["provenance"])
+        assert told.pop("software").startswith("pass_recon ")
+        assert told == {
+            "source": "scan.h5", "configuration": {"bundle": "auto"}, "messages": ["slice 1 is late"]
+        }  # fmt: skip
 
     def test_what_cannot_be_written_is_refused_at_once(self, tmp_path):
         (tmp_path / "text").write_text("not HDF5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 import threading
 import time
@@ -384,6 +385,16 @@ class TestCommand:
         assert said.out.count("16 lines, personal, plan after") == 3
         with h5py.File(out) as file:
             assert set(file["mine"]) == {"image_1", "image_1000"}
+
+    def test_told_in_json(self, patient, tmp_path, capsys):
+        out = tmp_path / "out.h5"
+        with FakeServer(every_other_edge, acs=len(ACS)) as server:
+            flags = ["-a", "127.0.0.1", "-p", str(server.port), "-f", str(patient), "-o", str(out), "-c", "x.xml"]
+            assert main(["scan", *flags, "-G", "mine", "--closed-loop", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["sent"], told["images"], told["file"], told["errors"]) == (49, 6, str(out), [])
+        assert [(one["lines"], one["source"]) for one in told["slices"]] == [(16, "personal")] * 3
+        assert all(one["seconds_to_plan"] > 0 for one in told["slices"])
 
     def test_default_group_is_the_time_as_with_the_stock_client(self, patient, tmp_path):
         with FakeServer() as server:
