@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pass_recon import Pipeline
+from pass_recon.bundles import load_bundle
 from pass_recon.sampling.lines import variable_density_lines
 from pass_recon.types import Reconstruction, SamplingPlan
 
@@ -78,15 +82,15 @@ def test_between_accelerations_of_the_order_of_lines_the_sum_is_the_plan_itself(
 
 
 def test_own_reconstructor_serves_the_lines_of_a_second_round_and_of_no_other_scan():
-    """The 4× bundle's own reconstructor is better on the lines that an 8× scan is completed to, not on a vendor's."""
-    first = Pipeline("brain-flair-8x")
+    """Where a bundle has a general one too: that is for a vendor's lines, not for those that an 8× scan is completed to."""
+    bundle = load_bundle("knee-pd-4x")
+    bundle = replace(bundle, general=deepcopy(bundle.reconstructor))
+    first = Pipeline("knee-pd-8x")
     plan = first.population_plan(320)
     both = plan.lines | first.second_plan(plan, None, 4).lines
-    second, alone = (Pipeline("brain-flair-4x", first=one) for one in (first, None))
-    own, general = second.bundle.reconstructor, second.bundle.general
-    assert second._reconstructor(both, 320) is own
-    assert second._reconstructor(second.population_plan(320).lines, 320) is own
+    second, alone = (Pipeline(bundle, first=one) for one in (first, None))
+    assert second._reconstructor(both, 320) is bundle.reconstructor
+    assert second._reconstructor(second.population_plan(320).lines, 320) is bundle.reconstructor
     thinned = variable_density_lines(320, 4, second.acs(320))
-    assert second._reconstructor(thinned, 320) is second.bundle.general
-    assert alone._reconstructor(both, 320) is alone.bundle.general
-    assert general is not None
+    assert second._reconstructor(thinned, 320) is bundle.general
+    assert alone._reconstructor(both, 320) is bundle.general
