@@ -82,7 +82,7 @@ def test_between_accelerations_of_the_order_of_lines_the_sum_is_the_plan_itself(
 
 
 def test_own_reconstructor_serves_the_lines_of_a_second_round_and_of_no_other_scan():
-    """Where a bundle has a general one too: that is for a vendor's lines, not for those that an 8× scan is completed to."""
+    """Where a bundle has a general one too, that is for a vendor's lines and not for a completed 8× scan."""
     bundle = load_bundle("knee-pd-4x")
     bundle = replace(bundle, general=deepcopy(bundle.reconstructor))
     first = Pipeline("knee-pd-8x")
