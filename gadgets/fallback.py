@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch
 from gadgets.mrd import ScanContext, SliceData
 from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
+from pass_recon.reconstruction.classical import root_sum_of_squares
 from pass_recon.types import PassError, Reconstruction, SamplingPlan
 
 _log = logging.getLogger(__name__)
@@ -100,9 +102,10 @@ def reconstruct(
 
     ``again``: there is an image of fewer lines already, which no CG-SENSE is to replace.
     """
-    data, calibration = (whole.kspace, whole.line_mask), whole.calibration
+    data = whole.kspace, whole.line_mask
+    about: dict[str, Any] = {"calibration": whole.calibration, "multiband": whole.encoding.multiband}
     try:
-        result = pipeline.reconstruct(*data, calibration=calibration, pixel_mm=whole.encoding.pixel_mm)
+        result = pipeline.reconstruct(*data, **about, pixel_mm=whole.encoding.pixel_mm)
         return _finite(result), None
     except Exception as error:  # noqa: BLE001, whatever a network does, there will be an image
         reason = _sentence("reconstruction failed", error)
@@ -113,10 +116,13 @@ def reconstruct(
         return None, failure
     for classical in (pipeline, Pipeline("classical", device="cpu", acceleration=scan.properties.acceleration)):
         try:
-            return _finite(classical.classical(*data, calibration=calibration, fallback=reason)), failure
+            return _finite(classical.classical(*data, **about, fallback=reason)), failure
         except Exception as error:  # noqa: BLE001, a GPU that is out of memory is so for CG-SENSE too
             reason += f"; {_sentence('CG-SENSE failed', error)}"
-    return None, Failure(f"{whole.key}: {reason}", "processing")
+    failure = Failure(f"{whole.key}: {reason}", "processing")
+    image = root_sum_of_squares(torch.from_numpy(whole.kspace * whole.line_mask)).to(torch.complex64)
+    result = Reconstruction(image=image, fallback=f"{reason}; the root sum of squares of the coils is sent")
+    return (result if bool(torch.isfinite(image.real).all()) else None), failure
 
 
 def _finite(result: Reconstruction) -> Reconstruction:

@@ -59,7 +59,7 @@ def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline
     with Planner(pipeline, scan) as planner:
         for message in messages:
             if not isinstance(message, ReconData):
-                came.failed |= isinstance(message, Failure)
+                came.failed |= isinstance(message, Failure) and message.severity != "warning"
                 yield message
                 continue
             for data in mrd.slices_of(message, scan):

@@ -19,7 +19,14 @@ from torch import Tensor
 from pass_recon.anomaly import AnomalyResult, describe
 from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.cleaning import CleanScan, clean, joined
-from pass_recon.preparation import MINIMUM_CALIBRATION_WIDTH, PreparedScan, classical_image, no_calibration, prepare
+from pass_recon.preparation import (
+    MINIMUM_CALIBRATION_WIDTH,
+    PreparedScan,
+    classical_image,
+    no_calibration,
+    prepare,
+    scale_lines,
+)
 from pass_recon.quality import TrainedFor, inspect
 from pass_recon.quality.guard import GUARDS, judge
 from pass_recon.quality.training import check_matrix
@@ -31,7 +38,7 @@ from pass_recon.sampling.lines import (
     acs_count,
     acs_fraction,
     acs_mask,
-    calibration_width,
+    calibration_run,
     line_budget,
     reachable_lines,
     select_lines,
@@ -262,6 +269,7 @@ class Pipeline:
         *,
         calibration: ArrayLike | None = None,
         coil_maps: ArrayLike | None = None,
+        multiband: int = 1,
         pixel_mm: tuple[float, float] = (1.0, 1.0),
         intermediates: bool = False,
     ) -> Reconstruction:
@@ -278,6 +286,8 @@ class Pipeline:
             estimate the coil maps from. By default the lines around the centre of ``kspace``.
         coil_maps
             ``([slices,] coils, ro, pe)`` where they are known.
+        multiband
+            Number of slices that were excited together, where the scan tells: they are not told apart, but it is said.
         pixel_mm
             Pixel size along readout and phase encoding, by which findings too small to be one are left out.
         intermediates
@@ -289,10 +299,10 @@ class Pipeline:
             If shapes do not go together, a sample is not finite, or there is no ACS to estimate coil maps from.
         """
         if self.bundle is None:
-            return self.classical(kspace, line_mask, calibration=calibration, coil_maps=coil_maps)
+            return self.classical(kspace, line_mask, calibration=calibration, coil_maps=coil_maps, multiband=multiband)
         results = [
             self._nothing(scan) if scan.empty else self._by_networks(scan, pixel_mm, intermediates)
-            for scan in self._clean(kspace, line_mask, calibration, coil_maps)
+            for scan in self._clean(kspace, line_mask, calibration, coil_maps, multiband)
         ]
         return joined(results, one=np.ndim(kspace) == 3)
 
@@ -386,19 +396,21 @@ class Pipeline:
         *,
         calibration: ArrayLike | None = None,
         coil_maps: ArrayLike | None = None,
+        multiband: int = 1,
         fallback: str | None = None,
     ) -> Reconstruction:
         """CG-SENSE, or the root sum of squares where there is no ACS to estimate coil maps from.
 
         Parameters and errors are those of ``reconstruct``; ``fallback`` says why this image was not the one wanted.
         """
-        scans = self._clean(kspace, line_mask, calibration, coil_maps)
+        scans = self._clean(kspace, line_mask, calibration, coil_maps, multiband)
         return joined([self._classically(scan, fallback) for scan in scans], one=np.ndim(kspace) == 3)
 
     def _classically(self, scan: CleanScan, fallback: str | None) -> Reconstruction:
         start = perf_counter()
         seconds: dict[str, float] = {}
-        if scan.coil_maps is None and calibration_width(scan.calibration_lines) < MINIMUM_CALIBRATION_WIDTH:
+        run, several = calibration_run(scan.calibration_lines), scan.kspace.shape[1] > 1
+        if scan.coil_maps is None and len(run) < MINIMUM_CALIBRATION_WIDTH and several:
             image = root_sum_of_squares(scan.kspace * scan.line_mask).to(torch.complex64)
             fallback = "; ".join(reason for reason in (fallback, no_calibration(scan.calibration_lines)) if reason)
         else:
@@ -409,9 +421,8 @@ class Pipeline:
         return Reconstruction(image=image.cpu(), fallback=fallback, seconds=seconds, quality=scan.findings)
 
     def _prepared(self, scan: CleanScan) -> PreparedScan:
-        pe, width = scan.kspace.shape[-1], calibration_width(scan.calibration_lines)
         # Plan and reconstruction must see one scale, also where more lines around the centre came than the plan saw.
-        acs = acs_mask(pe, min(max(width, 1), acs_count(pe, self.acs_fraction)))
+        acs = scale_lines(scan.calibration_lines, acs_count(scan.kspace.shape[-1], self.acs_fraction))
         return prepare(
             scan.kspace,
             acs,
@@ -421,7 +432,12 @@ class Pipeline:
         )
 
     def _clean(
-        self, kspace: ArrayLike, line_mask: ArrayLike, calibration: ArrayLike | None, coil_maps: ArrayLike | None
+        self,
+        kspace: ArrayLike,
+        line_mask: ArrayLike,
+        calibration: ArrayLike | None,
+        coil_maps: ArrayLike | None,
+        multiband: int,
     ) -> list[CleanScan]:
         data, mask = self._checked(kspace, line_mask)
         source = None if calibration is None else _batched(self._complex(calibration))
@@ -429,7 +445,7 @@ class Pipeline:
             raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(data.shape)} differ in shape")
         known = None if coil_maps is None else self._maps(coil_maps, data)
         trained = None if self.bundle is None else TrainedFor()
-        return clean(data, mask, calibration=source, coil_maps=known, trained=trained)
+        return clean(data, mask, calibration=source, coil_maps=known, trained=trained, multiband=multiband)
 
     def _maps(self, coil_maps: ArrayLike, kspace: Tensor) -> Tensor:
         maps = _batched(torch.as_tensor(coil_maps).to(self.device, torch.complex64))

@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
             output.describe(args.filename, as_texts(properties), [failure.message for failure in failures])
             output.keep()
     told = [failure.message for failure in failures]
-    untold = (remark for remark in said if not any(remark.text in message for message in told))
-    failures += [Failure(sentence, "warning") for sentence in sentences(untold)]
+    failures += [Failure(sentence, "warning") for sentence in sentences(said, told)]
     return _told(failures, output, args, bundle)
 
 

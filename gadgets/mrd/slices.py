@@ -6,14 +6,16 @@ Scanners and converters mark the ends of slices in different ways, or not at all
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from ismrmrd import constants as flags
 from ismrmrd.acquisition import Acquisition, AcquisitionHeader
 
-from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.header import Encoding, ScanContext, fitting_grid
 from gadgets.mrd.lines import Line, LineSet, PlacedLines
 from gadgets.mrd.readout import is_for_images
+from pass_recon.sampling.budget import acs_range
 from pass_recon.types import InputError
 
 
@@ -36,6 +38,10 @@ class SliceKey(NamedTuple):
     def __str__(self) -> str:
         others = [f"{name} {getattr(self, name)}" for name in self._fields if name != "slice" and getattr(self, name)]
         return ", ".join([f"slice {self.slice}", *others])
+
+
+# How far from the centre of a whole grid the strongest line may lie.
+_BESIDE = 3
 
 
 class Late(InputError):
@@ -88,7 +94,27 @@ class Slice:
 
     def settle_centre(self) -> None:
         """Look where the centre of k-space is, of the lines that came."""
-        self.centre_step = self.lines.centre(self.encoding.centre_step, self.encoding.pe)
+        pe, (first, last) = self.encoding.pe, self.encoding.steps
+        found = self.lines.centre(self.encoding.centre_step, pe)
+        # Of a grid that is acquired as a whole only one line can be the centre; the strongest may be beside it.
+        whole = first + pe // 2 if last - first + 1 == pe else found
+        self.centre_step = whole if abs(found - whole) <= _BESIDE else found
+
+    def settle_grid(self) -> int:
+        """Take the lines that came for the grid where the header tells of one many times as large.
+
+        Returns
+        -------
+        Lines of the grid that the header tells of, where it is taken for wrong, else 0.
+        """
+        told = self.encoding.pe
+        pe = fitting_grid(self.centre_step, min(self.lines.first), max(self.lines.first), told)
+        if pe == told:
+            return 0
+        first, last = self.centre_step - pe // 2, self.centre_step - pe // 2 + pe - 1
+        self.encoding = replace(self.encoding, pe=pe, centre_step=self.centre_step, steps=(first, last))
+        self.acs = acs_range(pe, max(1, round(len(self.acs) * pe / told)))
+        return told
 
     def acs_just_completed(self) -> bool:
         """True once, when the last ACS line has come, and lies where the centre of k-space is."""
@@ -218,7 +244,8 @@ class SliceSorter:
         if self._open[other].only_calibration:
             return False  # the image, if this is not one itself, is yet to come
         mine, received = self._open.get(key), self._open[other].received
-        if other == key and self._open[key].is_full():
+        # Lines may come again, untold: only a scanner that waits needs the end of a slice that nothing marks.
+        if self._open[other].is_full() and (other != key or self._scan.properties.mode == "closed_loop"):
             return True
         if _is_earlier_repetition(other, key):
             return True

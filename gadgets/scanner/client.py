@@ -28,6 +28,7 @@ from pass_recon.types import InputError
 FIRST_PLAN_TIMEOUT = 60.0  # a server that has only just been asked still starts its gadgets
 PLAN_TIMEOUT = 5.0
 SECOND_PLAN_TIMEOUT = 60.0  # the chain answers by its own deadline, unless it is gone
+_AFTER_ERROR = 1.0  # that the server has reported before it sent any plan: there will hardly be one
 SILENCE_TIMEOUT = 300.0  # one large slice on a slow machine may take minutes
 Progress = Callable[[int, int], None]
 
@@ -222,7 +223,7 @@ def run_scan(
         output.keep()
         report.images, report.arrivals, report.bundle = output.images, receiver.arrivals, receiver.bundle
         report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
-        report.warnings += sentences(remark for remark in receiver.remarks if not _is_told(remark.text, report))
+        report.warnings += sentences(receiver.remarks, _told(report))
     if lost:
         report.errors.append(f"with {report.sent} acquisitions sent, the server {lost}")
     return report
@@ -236,10 +237,10 @@ def _told_of(settings: ScanSettings) -> dict[str, str]:
     return {"configuration": name, "mode": "closed_loop", "acceleration": f"{settings.acceleration:g}"}
 
 
-def _is_told(remark: str, report: ScanReport) -> bool:
-    """Whether an error or the record of a slice says it already."""
-    told = [*report.errors, *(record.plan.fallback for record in report.slices if record.plan is not None)]
-    return any(remark in text for text in told)
+def _told(report: ScanReport) -> list[str]:
+    """What errors, warnings or the records of slices say."""
+    plans = [record.plan.fallback for record in report.slices if record.plan is not None]
+    return [*report.errors, *report.warnings, *plans]
 
 
 def _connect(settings: ScanSettings) -> protocol.Channel:
@@ -382,7 +383,7 @@ class _Sender:
         patience = FIRST_PLAN_TIMEOUT if record is self._report.slices[0] else PLAN_TIMEOUT
         if self._settings.plan_timeout is not None:
             patience = self._settings.plan_timeout
-        received = self._receiver.wait_for_plan(record.key[1:], patience)
+        received = self._receiver.wait_for_plan(record.key[1:], patience, after_error=_AFTER_ERROR)
         if received is None:
             return variable_density_plan(order, self._settings.acceleration)
         plan, record.answered = received

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -131,11 +132,22 @@ class Receiver:
         """Seconds since the scan began."""
         return time.perf_counter() - self._began
 
-    def wait_for_plan(self, key: ImageKey, timeout: float, number: int = 1) -> tuple[PlannedLines, float] | None:
-        """The plan of a slice for a round and when it came; None if it does not come in time, or never will."""
+    def wait_for_plan(
+        self, key: ImageKey, timeout: float, *, number: int = 1, after_error: float = math.inf
+    ) -> tuple[PlannedLines, float] | None:
+        """The plan of a slice for a round and when it came; None if it does not come in time, or never will.
+
+        Where the server has reported an error and sent no plan yet, it is waited for no longer than ``after_error``.
+        """
+        wanted = key, number
         with self._changed:
-            self._changed.wait_for(lambda: (key, number) in self._plans or self._ended, timeout)
-            return self._plans.get((key, number))
+            self._changed.wait_for(lambda: wanted in self._plans or self._ended or self._fails(), timeout)
+            if wanted not in self._plans and self._fails():
+                self._changed.wait_for(lambda: wanted in self._plans or self._ended, min(timeout, after_error))
+            return self._plans.get(wanted)
+
+    def _fails(self) -> bool:
+        return bool(self.errors) and not self._plans
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the server has sent everything."""
@@ -177,7 +189,9 @@ class Receiver:
         ):
             # The embedded server says everything twice: at once as Text, like a real one, and at the end as Error.
             if message.item not in self.errors:
-                self.errors.append(message.item)
+                with self._changed:
+                    self.errors.append(message.item)
+                    self._changed.notify_all()
         elif message.id == protocol.MessageId.TEXT and protocol.is_warning_text(message.item):
             self.warnings.append(message.item)
         elif message.id == protocol.MessageId.TEXT:
