@@ -28,6 +28,7 @@ from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import select_lines
 from pass_recon.sampling.personal import LineSampler
 from pass_recon.sampling.population import line_probabilities, straight_through
+from pass_recon.types import InputError
 from training.data.dataset import Slices, collate, open_slices
 from training.engine.batches import Batches, chosen_rows, step_generator, validation_slices
 from training.engine.processes import joined_processes
@@ -191,6 +192,8 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
 
     Parameters, errors: as `train_reconstruction`.
     """
+    if not settings.reconstruction:
+        raise InputError("this stage needs the run of stage 1: say reconstruction=RUN")
     with (
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
