@@ -1,6 +1,7 @@
 """The folder of a training run: what was asked, with which software, how it went, and the weights.
 
 settings.yaml          as the run was started
+data.json              what its training data held, for the cards of bundles
 versions.json          software, device, command line
 log.jsonl              one line an event: steps, validations, interruptions
 tensorboard/           the same for TensorBoard, where it is installed
@@ -15,7 +16,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +31,12 @@ from pass_recon import __version__
 from pass_recon.common.files import write_json, written_aside
 from pass_recon.common.settings import from_dict, read_table, to_dict
 from pass_recon.types import InputError
+from training.data.manifest import training_facts
 from training.engine.settings import TrainingSettings, run_settings
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
 SETTINGS, VERSIONS, LOG = "settings.yaml", "versions.json", "log.jsonl"
+DATA = "data.json"
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 # What may differ when a run goes on: none of it touches a number that is computed.
 _FREE = {"workers", "checkpoint_minutes"}
@@ -86,6 +89,11 @@ class RunFolder:
             for name, value in values.items():
                 if isinstance(value, float):
                     self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def record_data(self, folders: Sequence[Path]) -> None:
+        """Write down what the datasets hold that the run learns from."""
+        if self.writes:
+            write_json(self.path / DATA, training_facts(folders))
 
     def figure(self, epoch: int) -> Path:
         """Where the picture of a validation goes."""

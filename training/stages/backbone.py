@@ -241,6 +241,7 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         sources = open_images(data, "train", settings.examinations, settings.size)
         heads = read_heads(settings.heads, settings.size)

@@ -251,6 +251,7 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         sources = few_cases(data, settings)
         held_out = open_images(data, "validation", settings.examinations, settings.size)

@@ -190,6 +190,7 @@ def train_reconstruction(
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         detect: Detect = TrainedDetectors(settings.netad) if settings.netad else simulated_map
         trainer = Trainer(

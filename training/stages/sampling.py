@@ -198,6 +198,7 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         detectors = TrainedDetectors(settings.netad) if settings.netad else None
         objective = SamplingObjective(settings, detectors)
