@@ -39,12 +39,29 @@ def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list
         if change.partition("=")[0].strip().split(".")[0] not in tables:
             raise InputError(f"a setting of a recipe is changed with run.name=value, got {change!r}; runs are "
                              f"{', '.join(tables)}")  # fmt: skip
-    tables = changed(tables, changes)
+    tables = _without_unused_backbones(changed(tables, [*changes, *_instead_of_backbones(changes)]))
     runs = [_run(name, tables, folder, before) for before, name in enumerate(tables)]
     if missing := {"reconstruction", "sampling"} - {run.stage.name for run in runs}:
         raise InputError(f"bundles need a run of every stage but backbone and netad; {recipe} has none of "
                          f"{', '.join(sorted(missing))}")  # fmt: skip
     return runs
+
+
+def _instead_of_backbones(changes: Sequence[str]) -> list[str]:
+    """A published CLIP, given by name or as files, takes the place of the recipe's own backbone."""
+    names = [change.partition("=")[0].strip() for change in changes if change.partition("=")[2].strip()]
+    return [f"{name.split('.')[0]}.backbone=''" for name in names if name.split(".")[1:] in (["clip"], ["path"])]
+
+
+def _without_unused_backbones(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables without backbones that no run is built on."""
+    used = {value for table in tables.values() if isinstance(table, dict) for value in table.values()
+            if isinstance(value, str)}  # fmt: skip
+    return {
+        name: table
+        for name, table in tables.items()
+        if not (isinstance(table, dict) and table.get("stage", name) == "backbone" and name not in used)
+    }
 
 
 def read_run(stage: Stage, path: Path | None, folder: Path, changes: Sequence[str] = (), *, table: str = "") -> Run:

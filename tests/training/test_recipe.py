@@ -88,3 +88,13 @@ def test_wrong_settings_are_told(tmp_path, text, message):
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         read_run(STAGES["reconstruction"], tmp_path / "wrong.yaml", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes", [["netad.clip=ViT-L-14-336", "netad.pretrained=openai"], ["netad.path=/models/clip"]]
+)
+def test_a_published_clip_takes_the_place_of_the_backbone(tmp_path, changes):
+    runs = {run.folder.name: run for run in read_recipe(SHIPPED, tmp_path, changes)}
+    assert "backbone" not in runs
+    assert runs["netad"].settings.backbone == ""
+    assert len(runs) == len(read_recipe(SHIPPED, tmp_path)) - 1
