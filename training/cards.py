@@ -40,7 +40,10 @@ def _sentence(row: Mapping[str, Any]) -> str:
         origin = f"measured k-space ({row['source']})"
     else:
         origin = f"images ({row['source']}) with simulated coils, phase and noise"
-    return f"{row['dataset']}: {row['examination']}, {row['patients']} patients, {row['slices']} slices, {origin}"
+    return (
+        f"{row['dataset']}: {row['examination']}, {row['patients']} patients, {row['slices']} slices, "
+        f"{row['annotated']} cases with boxes, {origin}"
+    )
 
 
 def _origin(facts: Sequence[Mapping[str, Any]]) -> str:

@@ -43,7 +43,7 @@ def test_the_data_of_a_card_are_those_of_the_runs(copied, data):
     card = made(copied)["brain-flair-4x"]
     assert card["data"] == [
         f"{data.name}: {row['examination']}, {row['patients']} patients, {row['slices']} slices, "
-        "simulated patients and k-space"
+        f"{row['annotated']} cases with boxes, simulated patients and k-space"
         for row in training_facts([data])
     ]
     assert "Trained on simulated k-space only." in card["notes"]
@@ -55,13 +55,21 @@ def test_the_data_of_a_card_are_those_of_the_runs(copied, data):
 
 def test_measured_data_are_called_measured(copied):
     rows = [
-        {"dataset": "nyu", "examination": name, "source": "fastmri", "measured": True, "patients": 2, "slices": 9}
+        {
+            "dataset": "nyu",
+            "examination": name,
+            "source": "fastmri",
+            "measured": True,
+            "patients": 2,
+            "slices": 9,
+            "annotated": 1,
+        }
         for name in ("brain-flair", "knee-pd")
     ]
     for run in ("reconstruction", "sampling"):
         (copied / run / DATA).write_text(json.dumps(rows), encoding="utf-8")
     card = made(copied)["knee-pd-8x"]
-    assert card["data"][0] == "nyu: brain-flair, 2 patients, 9 slices, measured k-space (fastmri)"
+    assert card["data"][0] == "nyu: brain-flair, 2 patients, 9 slices, 1 cases with boxes, measured k-space (fastmri)"
     assert "Trained on measured k-space." in card["notes"]
 
 
