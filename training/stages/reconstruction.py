@@ -120,6 +120,7 @@ class ReconstructionObjective(nn.Module):
         settings = self.settings
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=generator)
         lines = torch.stack([self._lines(slices, number, generator) for number in range(len(slices.image))])
+        lines = lines * slices.reachable  # what was never measured is no line of zeros
         anomaly_map = slices.anomaly_map if slices.anomaly_map is not None else torch.zeros_like(slices.image.real)
         image, global_image = self.reconstructor(kspace, coil_maps, lines, lambda _: anomaly_map)
         weight = lesion_weight(slices, anomaly_map)
@@ -226,7 +227,7 @@ def reconstructed(
     """Whole slices from the population's lines at every acceleration."""
     settings, results = objective.settings, []
     for scan in validation_scans(examples, settings.accelerations, settings.noise, device):
-        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1])
+        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1]) & scan.slices.reachable[0].cpu()
         anomaly_map = scan.slices.anomaly_map
         seen = None if anomaly_map is None else lambda _, seen=anomaly_map: seen
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), seen)

@@ -146,7 +146,7 @@ class SamplingObjective(nn.Module):
         parts: dict[str, list[Tensor]] = {"image": [], "lesion": []}
         for acceleration in self.settings.accelerations:
             logits, acs_map = self.line_logits(slices, kspace, coil_maps, acceleration)
-            lines = self._explored(logits, acceleration, generator)
+            lines = self._explored(logits, acceleration, generator) * slices.reachable
             seen = _on_rows(acs_map, rows)
             fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
             image, _ = self.reconstructor(fair, maps, lines, lambda _, seen=seen: seen)
@@ -274,7 +274,10 @@ def planned(
         logits, seen = objective.line_logits(scan.slices, scan.kspace, scan.coil_maps, scan.acceleration)
         if not personal:
             logits = objective.sampler(scan.bundle).population(pe)[None]
-        lines = select_lines(logits, acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration))
+        lines = (
+            select_lines(logits, acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration))
+            & scan.slices.reachable
+        )
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines, lambda _, seen=seen: seen)
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines[0].cpu()))
     return results
