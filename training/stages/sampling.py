@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,9 @@ class SamplingSettings(TrainingSettings):
         Readout rows of the crop that is reconstructed; the ACS is always that of the whole slice.
     noise
         As in stage 1.
+    loss
+        ``decibels`` of the squared errors, or the ``squared`` errors of the paper:
+        ``‖x_K − x‖² + λ‖map ⊙ Fᴴ(M² ⊙ F x_K − M² ⊙ F x)‖²``, M² = the lines chosen beside the ACS.
     lesion_weight
         λ, of the error around anomalies.
     exploration
@@ -91,6 +94,7 @@ class SamplingSettings(TrainingSettings):
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("line_network"))
     rows: int = 64
     noise: tuple[float, float] = (0.003, 0.02)
+    loss: Literal["decibels", "squared"] = "decibels"
     lesion_weight: float = 2.0
     exploration: float = 0.1
     lines_rate: float = 20.0
@@ -150,6 +154,12 @@ class SamplingObjective(nn.Module):
             seen = _on_rows(acs_map, rows)
             fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
             image, _ = self.reconstructor(fair, maps, lines, lambda _, seen=seen: seen)
+            if self.settings.loss == "squared":
+                chosen = lines * ~acs_of(lines.shape[-1], acceleration).to(lines.device)
+                error = ifft1c(fft1c(image - truth, -1) * chosen[:, None], -1)
+                parts["lesion"].append((seen * error).abs().square().mean())
+                parts["image"].append(squared_error(image, truth).mean())
+                continue
             error = decibels(squared_error(image, truth, around)).where(around.flatten(1).any(1), 0.0)
             parts["lesion"].append(error.mean())
             parts["image"].append(decibels(squared_error(image, truth)).mean())
