@@ -16,6 +16,8 @@ from pass_recon.types import InputError
 from training.engine.settings import TrainingSettings, run_settings
 from training.stages.registry import STAGES, Stage
 
+RECIPES = Path(__file__).parent / "recipes"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,6 +28,12 @@ class Run:
     folder: Path
 
 
+def recipe_file(name: Path) -> Path:
+    """A recipe that comes with the package by its name, such as ``shipped``; any other path as it is."""
+    own = RECIPES / f"{name}.yaml"
+    return own if not name.exists() and name.parent == Path() and own.is_file() else name
+
+
 def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list[Run]:
     """All runs of a recipe, every setting checked: a slip in the last table must not show after hours.
 
@@ -34,7 +42,7 @@ def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list
     InputError
         If a table is not understood, a run builds on one that comes later, or bundles would lack a part.
     """
-    tables = read_table(recipe)
+    tables = read_table(recipe_file(recipe))
     for change in changes:
         if change.partition("=")[0].strip().split(".")[0] not in tables:
             raise InputError(f"a setting of a recipe is changed with run.name=value, got {change!r}; runs are "
@@ -85,7 +93,7 @@ def read_run(stage: Stage, path: Path | None, folder: Path, changes: Sequence[st
     InputError
         If a setting is not understood, or there is no such table.
     """
-    values, name = ({} if path is None else read_table(path)), table or stage.name
+    values, name = ({} if path is None else read_table(recipe_file(path))), table or stage.name
     recipe = {key: entry for key, entry in values.items() if isinstance(entry, dict)}
     if name not in recipe and (table or recipe.keys() == values.keys() != set()):
         raise InputError(f"{path} has no table {name}, only {', '.join(values)}")

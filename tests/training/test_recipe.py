@@ -115,4 +115,4 @@ def test_the_papers_recipe_is_the_papers(tmp_path):
 
 @pytest.mark.parametrize("name", ["shipped", "paper", "h100"])
 def test_every_recipe_of_all_stages_is_understood(tmp_path, name):
-    assert read_recipe(SHIPPED.with_name(f"{name}.yaml"), tmp_path)
+    assert read_recipe(SHIPPED.with_name(f"{name}.yaml"), tmp_path) == read_recipe(Path(name), tmp_path)
