@@ -57,8 +57,9 @@ def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list
 
 def _instead_of_backbones(changes: Sequence[str]) -> list[str]:
     """A published CLIP, given by name or as files, takes the place of the recipe's own backbone."""
-    names = [change.partition("=")[0].strip() for change in changes if change.partition("=")[2].strip()]
-    return [f"{name.split('.')[0]}.backbone=''" for name in names if name.split(".")[1:] in (["clip"], ["path"])]
+    given = [change.partition("=")[0].strip() for change in changes if change.partition("=")[2].strip()]
+    ends = [(name.rpartition(".")[0], name.rpartition(".")[2]) for name in given]
+    return [f"{table}{'.' if table else ''}backbone=''" for table, setting in ends if setting in ("clip", "path")]
 
 
 def _without_unused_backbones(tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def read_run(stage: Stage, path: Path | None, folder: Path, changes: Sequence[st
     recipe = {key: entry for key, entry in values.items() if isinstance(entry, dict)}
     if name not in recipe and (table or recipe.keys() == values.keys() != set()):
         raise InputError(f"{path} has no table {name}, only {', '.join(values)}")
-    of_run = changed(recipe.get(name, values), changes)
+    of_run = changed(recipe.get(name, values), [*changes, *_instead_of_backbones(changes)])
     if of_run.pop("stage", stage.name) != stage.name:
         raise InputError(f"the table {name} of {path} is for another stage than {stage.name}")
     others = [key for key in recipe if key != name] if name in recipe else []

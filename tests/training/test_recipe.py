@@ -98,6 +98,10 @@ def test_a_published_clip_takes_the_place_of_the_backbone(tmp_path, changes):
     assert "backbone" not in runs
     assert runs["netad"].settings.backbone == ""
     assert len(runs) == len(read_recipe(SHIPPED, tmp_path)) - 1
+    alone = read_run(
+        STAGES["netad"], SHIPPED, tmp_path / "netad", [change.removeprefix("netad.") for change in changes]
+    )
+    assert alone.settings == runs["netad"].settings
 
 
 def test_the_papers_recipe_is_the_papers(tmp_path):
