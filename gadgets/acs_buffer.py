@@ -64,6 +64,7 @@ def buffer_lines(acquisitions: Iterable[Any], scan: mrd.ScanContext) -> Iterator
         yield from finished.left(left, truncated=truncated)
     yield from finished.rest()
     yield from dropped.rest()
+    yield from warnings.new(scan.remarks)  # of a header that no line came after
 
 
 def _add_reference(acquisition: ismrmrd.Acquisition, readouts: mrd.Readouts, slices: mrd.SliceSorter) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch
 from gadgets.mrd import ScanContext, SliceData
 from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
+from pass_recon.reconstruction.classical import root_sum_of_squares
 from pass_recon.types import PassError, Reconstruction, SamplingPlan
 
 _log = logging.getLogger(__name__)
@@ -94,24 +96,33 @@ def acquired_plan(
 
 
 def reconstruct(
-    whole: SliceData, scan: ScanContext, pipeline: Pipeline
+    whole: SliceData, scan: ScanContext, pipeline: Pipeline, *, again: bool = False
 ) -> tuple[Reconstruction | None, Failure | None]:
-    """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too."""
-    data, calibration = (whole.kspace, whole.line_mask), whole.calibration
+    """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too.
+
+    ``again``: there is an image of fewer lines already, which no CG-SENSE is to replace.
+    """
+    data = whole.kspace, whole.line_mask
+    about: dict[str, Any] = {"calibration": whole.calibration, "multiband": whole.encoding.multiband}
     try:
-        result = pipeline.reconstruct(*data, calibration=calibration, pixel_mm=whole.encoding.pixel_mm)
+        result = pipeline.reconstruct(*data, **about, pixel_mm=whole.encoding.pixel_mm)
         return _finite(result), None
     except Exception as error:  # noqa: BLE001, whatever a network does, there will be an image
         reason = _sentence("reconstruction failed", error)
+    if again:
+        return None, Failure(f"{whole.key}: second {reason}; the image of the first round stands", "warning")
     failure = Failure(f"{whole.key}: {reason}", "processing")
     if not scan.properties.fallback:
         return None, failure
     for classical in (pipeline, Pipeline("classical", device="cpu", acceleration=scan.properties.acceleration)):
         try:
-            return _finite(classical.classical(*data, calibration=calibration, fallback=reason)), failure
+            return _finite(classical.classical(*data, **about, fallback=reason)), failure
         except Exception as error:  # noqa: BLE001, a GPU that is out of memory is so for CG-SENSE too
             reason += f"; {_sentence('CG-SENSE failed', error)}"
-    return None, Failure(f"{whole.key}: {reason}", "processing")
+    failure = Failure(f"{whole.key}: {reason}", "processing")
+    image = root_sum_of_squares(torch.from_numpy(whole.kspace * whole.line_mask)).to(torch.complex64)
+    result = Reconstruction(image=image, fallback=f"{reason}; the root sum of squares of the coils is sent")
+    return (result if bool(torch.isfinite(image.real).all()) else None), failure
 
 
 def _finite(result: Reconstruction) -> Reconstruction:

@@ -9,6 +9,7 @@ import ismrmrd
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import mrd
+from gadgets.mrd.calibration import ENOUGH
 from gadgets.protocol.connection import Failure
 from pass_recon.types import InputError
 
@@ -43,11 +44,14 @@ class FinishedSlices:
 
     def over(self, part: mrd.Slice) -> Iterator[ReconData | Failure]:
         """A slice is over; those that waited for a calibration may have one with it."""
-        if not part.lines.sums:
+        if not part.lines.first:
             yield Failure(f"{part.key} has no line that can be used, so there is no image of it", "input")
             return
         part.settle_centre()
         self._images.add(part.key.slice)
+        if told := part.settle_grid():
+            yield from self._warnings.one(mrd.grid_remark(told, part.encoding.pe, len(part.lines.first)))
+        yield from self._repeats(part)
         self._calibrations.note(part)
         waiting, self._waiting = [*self._waiting, part], []
         for one in waiting:
@@ -59,7 +63,7 @@ class FinishedSlices:
 
     def left(self, part: mrd.Slice, *, truncated: bool) -> Iterator[ReconData | Failure]:
         """A slice that was not over when the stream was."""
-        if part.only_calibration and part.lines.sums:
+        if part.only_calibration and part.lines.first:
             self._calibrations.note(part)
             self._flagged.append(part)
             return
@@ -75,9 +79,7 @@ class FinishedSlices:
         for part in self._waiting:
             calibration = self._calibrations.of(part)
             if calibration is None:
-                came = sum(index in part.image for index in part.acs)
-                lines = f"lines {part.acs.start} to {part.acs.stop - 1}"
-                yield Failure(f"{part.key} has no complete ACS: {came} of {len(part.acs)} came ({lines})", "input")
+                yield _incomplete(part)
             yield from self._send(part, calibration)
 
     def _send(self, part: mrd.Slice, calibration: mrd.Calibration | None) -> Iterator[ReconData | Failure]:
@@ -91,6 +93,16 @@ class FinishedSlices:
             if part.acs_untold() and self._scan.properties.mode == "retrospective":
                 yield mrd.late_acs_message(part, calibration)
         yield mrd.slice_message(part, calibration)
+
+    def _repeats(self, part: mrd.Slice) -> Iterator[Failure]:
+        """A word on lines that came more often than the header tells, or not as the same."""
+        often, told = max(part.lines.counts.values()), part.encoding.averages
+        about = part.lines.about_repeats() if often > 1 else ""
+        if often > told or about:
+            yield from self._warnings.one(
+                f"lines of {part.key} came {often} times, the header tells of {told}: they are averaged"
+                + (f", but {about}" if about else "")
+            )
 
     def _centre(self, part: mrd.Slice) -> Iterator[Failure]:
         told, found, pe = part.encoding.centre_step, part.centre_step, part.encoding.pe
@@ -155,3 +167,20 @@ class DroppedLines:
                 "not tell of: left out",
                 "warning",
             )
+
+
+def _incomplete(part: mrd.Slice) -> Failure:
+    """A word on the lines of an ACS that did not come: a warning where coil maps can be made of those around them."""
+    missing = [index for index in part.acs if index not in part.image]
+    came = len(part.acs) - len(missing)
+    beside = any(
+        all(index in part.image for index in range(first, first + ENOUGH))
+        for first in range(part.acs.start - ENOUGH, part.acs.stop + 1)
+    )
+    told = (
+        f"{part.key} has no complete ACS: {came} of {len(part.acs)} came (lines {part.acs.start} to {part.acs.stop - 1}"
+    )
+    if not beside:
+        return Failure(f"{told})", "input")
+    shown = ", ".join(map(str, missing[:8])) + (" and others" if missing[8:] else "")
+    return Failure(f"{told}, without {shown}): coil maps are made of the lines around them that came", "warning")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ismrmrd import Acquisition, Image
 
 from gadgets.chain import run_chain
 from gadgets.mrd import bundle_of, remarks, sentences
+from gadgets.mrd.images import Remark
 from gadgets.properties import Properties
 from gadgets.protocol.connection import Failure
 from pass_recon.types import PassError
@@ -22,7 +22,9 @@ class Account:
     Attributes
     ----------
     failures
-        What went wrong, and what is to be known of the images.
+        What went wrong, as the chain told it.
+    remarks
+        What the images say of themselves.
     bundle
         Which networks were used.
     images
@@ -30,6 +32,7 @@ class Account:
     """
 
     failures: list[Failure] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
     bundle: str = ""
     images: int = 0
 
@@ -38,23 +41,25 @@ class Account:
         """Whether anything was at fault, or nothing was made."""
         return not self.images or any(failure.severity != "warning" for failure in self.failures)
 
+    @property
+    def all(self) -> list[Failure]:
+        """What is to be said: the failures, then what the images say and no failure has said."""
+        told = [failure.message for failure in self.failures]
+        return [*self.failures, *(Failure(sentence, "warning") for sentence in sentences(self.remarks, told))]
+
 
 def reconstructed(
     acquisitions: Iterable[Acquisition], header: bytes | str, properties: Properties, account: Account
 ) -> Iterator[Image]:
     """The images of the chain; what goes wrong is noted in ``account``, and what was made before it is not lost."""
-    said: list[Any] = []
     try:
         for item in run_chain(acquisitions, header, properties):
             if isinstance(item, Failure):
                 account.failures.append(item)
             else:
-                said += remarks(item)
+                account.remarks += remarks(item)
                 account.bundle = account.bundle or bundle_of(item)
                 account.images += 1
                 yield item
-    except PassError as error:
+    except PassError as error:  # the images that were made before are images all the same
         account.failures.append(Failure(str(error), "input"))
-    told = [failure.message for failure in account.failures]
-    untold = (remark for remark in said if not any(remark.text in message for message in told))
-    account.failures += [Failure(sentence, "warning") for sentence in sentences(untold)]

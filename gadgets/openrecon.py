@@ -93,7 +93,7 @@ def parameters() -> list[dict[str, Any]]:
     hints = get_type_hints(Properties)
     offered = [_configuration()]
     for one in dataclasses.fields(Properties):
-        if one.name not in _LEFT_OUT:
+        if one.name not in _LEFT_OUT and not one.name.startswith("second_look"):
             offered.append(_parameter(one, hints[one.name]))
     return offered[:MOST_PARAMETERS]
 

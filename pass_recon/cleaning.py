@@ -54,6 +54,7 @@ def clean(
     calibration: Tensor | None = None,
     coil_maps: Tensor | None = None,
     trained: TrainedFor | None = None,
+    multiband: int = 1,
 ) -> list[CleanScan]:
     """Inspect slices, and leave out of each what cannot be used.
 
@@ -65,6 +66,8 @@ def clean(
         ``(pe,)`` bool on the device of the data.
     trained
         What the networks have seen that are to reconstruct it.
+    multiband
+        Number of slices excited together, where the scan tells.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def clean(
         In the order of the slices.
     """
     lines = None if calibration is None else acquired_lines(calibration).to(kspace.device)
-    data = [inspect(one, line_mask, trained=trained) for one in kspace]
+    data = [inspect(one, line_mask, trained=trained, multiband=multiband) for one in kspace]
     separate = (
         [None] * len(data) if calibration is None or lines is None else [inspect(one, lines) for one in calibration]
     )

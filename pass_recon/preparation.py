@@ -19,10 +19,10 @@ from pass_recon.reconstruction.classical import (
     root_sum_of_squares,
     zero_filled,
 )
-from pass_recon.sampling.lines import acs_mask, calibration_width
+from pass_recon.sampling.lines import MOST_FOR_MAPS, acs_mask, calibration_run, calibration_width
 from pass_recon.types import InputError
 
-MAXIMUM_CALIBRATION_WIDTH = 24
+MAXIMUM_CALIBRATION_WIDTH = MOST_FOR_MAPS
 MINIMUM_CALIBRATION_WIDTH = 4
 _READOUT_GAP = 0.2
 
@@ -76,7 +76,7 @@ def prepare(
     calibration
         K-space of the same shape to estimate the coil maps from; by default ``kspace``.
     calibration_lines
-        ``(pe,)`` bool: its lines, of which those unbroken around the centre count; by default ``acs``.
+        ``(pe,)`` bool: its lines, of which those of `calibration_run` count; by default ``acs``.
 
     Raises
     ------
@@ -86,19 +86,37 @@ def prepare(
     scale = intensity_scale(kspace, acs)
     if coil_maps is None:
         lines = acs if calibration_lines is None else calibration_lines
-        width = calibration_width(lines)
-        if width < MINIMUM_CALIBRATION_WIDTH:
+        run = calibration_run(lines)
+        if len(run) < MINIMUM_CALIBRATION_WIDTH and kspace.shape[-3] > 1:
             raise InputError(no_calibration(lines))
-        source = (kspace if calibration is None else calibration) * acs_mask(len(lines), width).to(kspace.device)
-        coil_maps = acs_maps(source / scale.unsqueeze(-3), width)
+        source = kspace if calibration is None else calibration
+        # Lines that are moved as a whole give the object another phase, and the coils the same maps.
+        centred = torch.zeros_like(source)
+        centred[..., acs_mask(len(lines), len(run)).to(source.device)] = source[..., run.start : run.stop]
+        coil_maps = acs_maps(centred / scale.unsqueeze(-3), len(run))
     return PreparedScan(kspace / scale.unsqueeze(-3), coil_maps, scale, acs)
 
 
 def classical_image(scan: PreparedScan, line_mask: Tensor) -> Tensor:
     """``(slices, ro, pe)`` complex64: CG-SENSE of the lines ``(pe,)`` with all that the scan itself tells."""
-    prior = magnitude_prior(scan.acs_image)
+    # Without the centre of k-space the low-resolution image shows edges alone.
+    prior = magnitude_prior(scan.acs_image) if bool(scan.acs[len(scan.acs) // 2]) else None
     phase = low_resolution_phase(scan.kspace, scan.coil_maps, line_mask, calibration_width(line_mask))
     return cg_sense(scan.kspace, scan.coil_maps, line_mask, prior=prior, phase=phase)
+
+
+def scale_lines(line_mask: Tensor, count: int) -> Tensor:
+    """Mask ``(pe,)`` on the CPU of the lines that the intensity scale comes from: at most ``count`` around the centre.
+
+    Where the centre itself is missing, those that did come around it.
+    """
+    mask, pe = line_mask.cpu(), line_mask.shape[-1]
+    width = calibration_width(mask)
+    if width >= MINIMUM_CALIBRATION_WIDTH or not bool(mask.any()):
+        return acs_mask(pe, min(max(width, 1), count))
+    lines = mask.nonzero().flatten()
+    nearest = lines[(lines - pe // 2).abs().argsort(stable=True)[:MOST_FOR_MAPS]]
+    return torch.zeros_like(mask).index_fill(0, nearest, True)
 
 
 def acquired_lines(kspace: Tensor) -> Tensor:
@@ -109,7 +127,7 @@ def acquired_lines(kspace: Tensor) -> Tensor:
 def no_calibration(lines: Tensor) -> str:
     """The sentence for a scan without coil maps, given the mask ``(pe,)`` of its lines."""
     return (
-        f"no coil maps: {calibration_width(lines)} lines around the centre of k-space were acquired, "
+        f"no coil maps: {len(calibration_run(lines))} lines around the centre of k-space were acquired, "
         f"at least {MINIMUM_CALIBRATION_WIDTH} are needed"
     )
 

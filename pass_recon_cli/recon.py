@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
             for image in reconstructed(lines, source.header_xml, properties, account):
                 output.append(image)
         finally:
-            told = [failure.message for failure in account.failures if failure.severity != "warning"]
-            output.describe(args.filename, as_texts(properties), told)
+            output.describe(args.filename, as_texts(properties), [failure.message for failure in account.failures])
             output.keep()
     return _told(account, output, args)
 
@@ -67,11 +66,11 @@ def _told(account: Account, output: ImageFile, args: argparse.Namespace) -> int:
             "group": output.group,
             "images": output.images,
             "bundle": account.bundle,
-            "messages": [{"severity": one.severity, "message": one.message} for one in account.failures],
+            "messages": [{"severity": one.severity, "message": one.message} for one in account.all],
         }
         sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
         return int(account.failed)
-    write_failures("recon", account.failures)
+    write_failures("recon", account.all)
     if not output.kept:
         sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
         return 1

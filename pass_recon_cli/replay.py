@@ -87,7 +87,7 @@ def _replay(path: Path, target: Path, args: argparse.Namespace) -> bool:
         finally:
             output.describe(path, as_texts(properties), [failure.message for failure in account.failures])
             output.keep()
-    write_failures("replay", account.failures, f"{path.name}: ")
+    write_failures("replay", account.all, f"{path.name}: ")
     if output.kept:
         target.chmod(0o600)
         if not args.quiet:

@@ -55,5 +55,5 @@ def run(args: argparse.Namespace) -> int:
             sink = sys.stdout.buffer
         stream(source, sink, properties, account)
         sink.flush()
-    write_failures("stream", account.failures)
+    write_failures("stream", account.all)
     return int(account.failed)

@@ -10,9 +10,9 @@ import torch
 from pass_recon import Pipeline, load_bundle, metrics
 from pass_recon.anomaly import NetAD
 from pass_recon.phantom import simulate_patient
-from pass_recon.physics.fourier import fft2c
+from pass_recon.physics.fourier import fft1c, fft2c, ifft1c
 from pass_recon.quality import TrainedFor, inspect
-from pass_recon.quality.guard import held_out_lines, judge, unsupported_boxes
+from pass_recon.quality.guard import held_out_lines, judge, leaves_more, nothing_predicted, unsupported_boxes
 from pass_recon.sampling.lines import acs_mask, calibration_lines, variable_density_lines
 from pass_recon.types import Box, InputError
 from tests.networks import TINY_BACKBONE, tiny_bundle
@@ -176,10 +176,76 @@ def test_among_ten_acs_lines_the_bad_one_goes_and_not_its_neighbour(line, seed):
     assert (lines & ~found.lines).nonzero().flatten().tolist() == [line]
 
 
-def test_two_lines_that_were_swapped_are_found(kspace):
-    kspace[..., [53, 62]] = kspace[..., [62, 53]]
+@pytest.mark.parametrize("pair", [(53, 62), (60, 61), (59, 61), (50, 70)])
+def test_two_lines_that_were_swapped_change_back(kspace, pair):
+    sound = kspace.clone()
+    kspace[..., list(pair)] = sound[..., list(reversed(pair))]
     found = inspect(kspace, LINES)
-    assert (LINES & ~found.lines).nonzero().flatten().tolist() == [53, 62]
+    assert [finding.word for finding in found.findings] == ["inconsistent_lines"]
+    assert f"lines {pair[0]} and {pair[1]} fit their neighbours in each other's place" in found.findings[0].sentence
+    assert torch.equal(found.kspace, sound)
+    assert torch.equal(found.lines, LINES)
+
+
+def _shift_of_samples(lines):
+    ramp = torch.exp(2j * torch.pi * 0.8 / 128 * (torch.arange(128) - 64))
+    return fft1c(ifft1c(lines, 1) * ramp[:, None], 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines * torch.exp(torch.tensor(0.5j)),
+        lambda lines: lines * torch.exp(2j * torch.pi * 2.4 / 128 * (torch.arange(128) - 64))[:, None],
+        _shift_of_samples,
+        lambda lines: lines.flip(1),
+    ],
+    ids=["phase", "moved", "delayed", "backwards"],
+)
+def test_odd_lines_that_were_read_in_another_way_are_corrected(kspace, patient, ordinary, change):
+    kspace[..., 1::2] = change(kspace[..., 1::2])
+    found = inspect(kspace, LINES)
+    assert [finding.word for finding in found.findings] == ["inconsistent_lines"]
+    assert "lines of odd number" in found.findings[0].sentence
+    assert "corrected" in found.findings[0].sentence
+    assert _psnr(kspace, patient) > ordinary - 1
+
+
+@pytest.mark.parametrize("at", [CENTRE, CENTRE + 6])
+def test_motion_is_told_with_the_line_from_which_on(kspace, at):
+    moved = kspace * torch.exp(-2j * torch.pi * 4 / 128 * (torch.arange(128) - 64))[:, None]
+    kspace[..., at:] = moved[..., at:]
+    found = inspect(kspace, LINES)
+    assert [finding.sentence for finding in found.findings] == [
+        f"the lines from {at} on do not fit those before, as after motion; all are used"
+    ]
+    assert found.kspace is kspace
+    assert torch.equal(found.lines, LINES)
+
+
+@pytest.mark.parametrize("missing", [[CENTRE], [CENTRE + 1], [CENTRE, CENTRE + 1]])
+def test_acs_lines_that_did_not_come_are_made_up_for(kspace, patient, ordinary, missing):
+    lines = LINES.clone()
+    lines[missing] = False
+    found = inspect(kspace * lines, lines)
+    assert [finding.word for finding in found.findings] == ["missing_lines"]
+    assert torch.equal(found.lines, lines)
+    assert torch.equal(found.calibration_lines, LINES)
+    assert _psnr(kspace * lines, patient, lines) > (ordinary - 3 if len(missing) == 1 else 20)
+
+
+def test_an_image_that_does_not_fit_its_own_lines_is_told():
+    fits, misses, both = leaves_more(torch.tensor([1.1, 1.6, 3.0]), torch.tensor([1.0, 1.0, 2.0]))
+    assert fits == both == []
+    assert [finding.word for finding in misses] == ["network_worse_than_classical"]
+    assert "1.60 times their noise, CG-SENSE's by 1.00" in misses[0].sentence
+
+
+def test_an_image_that_predicts_no_better_than_nothing_is_told():
+    well, badly = nothing_predicted(torch.tensor([0.8, 1.7]), torch.tensor([0.9, 3.0]), torch.ones(2))
+    assert well == []
+    assert [finding.word for finding in badly] == ["lines_not_predicted"]
+    assert "the network misses 170% of their energy, CG-SENSE 300%" in badly[0].sentence
 
 
 def test_eight_lines_around_the_centre_are_enough(patient):
@@ -213,6 +279,12 @@ def test_a_second_slice_is_seen_by_its_coils():
     assert "multiband" in _words((first + shift * second) * LINES)
     assert _words(two.kspace[0] * LINES) == []
     assert _words(two.kspace[0] * LINES, multiband=2) == ["multiband"]
+
+
+def test_slices_that_the_scan_says_were_excited_together_are_told(kspace):
+    told = Pipeline().reconstruct(kspace, LINES, multiband=2)
+    assert [finding.word for finding in told.quality[0]] == ["multiband"]
+    assert told.quality[0][0].sentence == "2 slices were excited together"
 
 
 def test_scans_unlike_the_training_are_told(patient):
@@ -295,6 +367,6 @@ def test_the_guard_sees_a_line_that_no_image_explains(patient):
         return cg_sense(kspace, maps, mask)
 
     verdict = judge(kspace, maps, lines, network=solve, classical=solve, image=solve(lines))
-    assert [finding.word for finding in verdict.findings[0]] == ["inconsistent_lines"]
-    assert f"line {line} " in verdict.findings[0][0].sentence
+    found = {finding.word: finding.sentence for finding in verdict.findings[0]}
+    assert f"line {line} " in found["inconsistent_lines"]
     assert not verdict.replaced.any()

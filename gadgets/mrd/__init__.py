@@ -8,7 +8,7 @@ name): from the encoded grid to the image that the header asks for.
 
 from gadgets.mrd.buffers import SliceData, acs_message, keep_lines, late_acs_message, slice_message, slices_of
 from gadgets.mrd.calibration import Calibration, Calibrations
-from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.header import Encoding, ScanContext, grid_remark
 from gadgets.mrd.images import (
     MAP_SERIES,
     OVERLAY_SERIES,
@@ -55,6 +55,7 @@ __all__ = [
     "bundle_of",
     "described",
     "fallback_meta",
+    "grid_remark",
     "image_from_slice",
     "image_like",
     "is_for_images",

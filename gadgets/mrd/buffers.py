@@ -16,7 +16,7 @@ from ismrmrd.acquisition import AcquisitionHeader
 from numpy.typing import NDArray
 
 from gadgets.mrd.calibration import Calibration
-from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.header import Encoding, ScanContext, fitting_grid
 from gadgets.mrd.lines import PlacedLines
 from gadgets.mrd.slices import Slice, SliceKey
 from pass_recon.types import InputError
@@ -152,8 +152,14 @@ def _as_placed(
     changes: dict[str, Any] = {}
     if ro != encoding.ro:
         changes = {"sampled_readout": round(ro * encoding.oversampling)}
+    pe = buffer.sampling.encoded_matrix[1]
+    if fitting_grid(0, -(-pe // 2), pe // 2 - 1, encoding.pe) != encoding.pe:
+        changes |= {"pe": pe, "steps": (0, pe - 1)}
+    pe = changes.get("pe", encoding.pe)
     if len(offsets) == 1:
-        changes["centre_step"] = offsets.pop() + encoding.pe // 2
+        changes["centre_step"] = offsets.pop() + pe // 2
+        if "pe" in changes:
+            changes["steps"] = (changes["centre_step"] - pe // 2, changes["centre_step"] - pe // 2 + pe - 1)
     return replace(encoding, **changes)
 
 
@@ -197,7 +203,7 @@ def _buffer(lines: PlacedLines, indices: range, encoding: Encoding) -> ReconBuff
     if not present:
         raise InputError("no line of the image has come")
     steps = [lines.step_of(index) for index in present]
-    coils, ro = lines.lines.sums[steps[0]].shape
+    coils, ro = lines.lines.first[steps[0]].shape
     # Written line by line in C order (coils, lines, ro), which the transposition turns into the Fortran order wanted.
     data = np.zeros((coils, len(indices), ro), dtype=np.complex64)
     headers = _filled((len(indices),), AcquisitionHeader())

@@ -112,7 +112,7 @@ class Calibrations:
         phases, centre_step = LineSet(), None
         for key in [key for key in same if key._replace(phase=group.phase) == group]:
             pool, centre_step = self._pools[key]
-            phases.add_all(pool, list(pool.sums))
+            phases.add_all(pool, list(pool.first))
         candidates = [(*self._pools[group], group)] if group in self._pools else []
         if centre_step is not None:
             candidates.append((phases, centre_step, group))
@@ -123,7 +123,7 @@ class Calibrations:
                 yield found
 
     def _reference(self, lines: LineSet, key: SliceKey, part: Slice) -> Calibration | None:
-        if not lines.sums:
+        if not lines.first:
             return None
         encoding = self._scan.encoding(key.encoding)
         centre = _centre_of_reference(lines, encoding, part)
@@ -169,7 +169,7 @@ def _of_image(part: Slice) -> Calibration | None:
 
 def _centre_of_reference(lines: LineSet, encoding: Encoding, part: Slice) -> int:
     """The step through the centre of a calibration scan, which may be numbered like the image or from 0."""
-    first, last = min(lines.sums), max(lines.sums)
+    first, last = min(lines.first), max(lines.first)
     told = part.centre_step if encoding is part.encoding else encoding.centre_step
     if not first < told < last:
         told = (first + last + 1) // 2

@@ -54,7 +54,7 @@ def centre_of(strengths: Mapping[int, float], told: int, pe: int, named: int | N
     raw = np.sqrt(np.square(raw) - np.square(raw.min()))  # the weakest line holds little else than noise, as all do
     smooth = _smoothed(raw)
     inner = steps[1:-1]
-    reach = max(_LINES, math.ceil(_SHARE * pe))
+    reach = max(_LINES, math.ceil(_SHARE * min(pe, int(steps[-1] - steps[0]) + 1)))
 
     def near(step: int, reach: int) -> float:
         return float(smooth[np.abs(inner - step) <= reach].max(initial=0.0))

@@ -25,6 +25,11 @@ _SEPARATE_CALIBRATION = ("separate", "external")
 # More missing lines on one side than on the other, as a share of all, before it is called partial Fourier.
 _PARTIAL_FOURIER = 0.05
 
+# A grid that is more times as large as the lines that can be acquired is not meant: zeros to twice the size are usual.
+_TIMES = 3
+# Fewer lines are an ACS rather than a grid.
+_LEAST_GRID = 64
+
 # Samples or pixels along one axis that no 2D scan has more of.
 _LARGEST = 4096
 
@@ -59,6 +64,8 @@ class Encoding:
         How often each line is to come.
     separate_calibration
         Whether calibration lines must stay out of the image.
+    multiband
+        Slices that are excited together.
     remarks
         What the header says wrongly and how it was understood.
     """
@@ -73,6 +80,7 @@ class Encoding:
     recon_shape: tuple[int, int]
     averages: int
     separate_calibration: bool
+    multiband: int = 1
     remarks: tuple[str, ...] = ()
 
     @property
@@ -198,6 +206,9 @@ def _encoding(encoding: Any) -> Encoding:
         )
     pe = encoded.matrixSize.y
     centre_step, steps, remarks = _steps(limits.kspace_encoding_step_1, pe)
+    told, pe = pe, fitting_grid(centre_step, *steps, pe)
+    if pe != told:
+        remarks = (*remarks, grid_remark(told, pe, steps[1] - steps[0] + 1))
     ro = max(round(encoded.matrixSize.x / max(fovs[0][0] / fovs[1][0], 1.0)), 1)
     return Encoding(
         sampled_readout=encoded.matrixSize.x,
@@ -210,7 +221,22 @@ def _encoding(encoding: Any) -> Encoding:
         recon_shape=(recon.matrixSize.x, recon.matrixSize.y),
         averages=1 if limits.average is None else max(limits.average.maximum, 0) + 1,
         separate_calibration=_calibration_mode(encoding) in _SEPARATE_CALIBRATION,
+        multiband=_multiband(encoding),
         remarks=remarks,
+    )
+
+
+def fitting_grid(centre_step: int, first: int, last: int, pe: int) -> int:
+    """``pe``, unless steps ``first`` to ``last`` lie on a small part of so many lines: then what they need."""
+    needed = 2 * max(centre_step - first, last + 1 - centre_step)
+    return needed if needed >= _LEAST_GRID and pe > _TIMES * needed else pe
+
+
+def grid_remark(told: int, taken: int, lines: int) -> str:
+    """The sentence for a grid that is taken to be smaller than the header's."""
+    return (
+        f"the header tells of a matrix of {told} lines, of which {lines} in the middle are acquired: a matrix of "
+        f"{taken} lines is taken, of the same field of view"
     )
 
 
@@ -222,6 +248,11 @@ def _calibration_mode(encoding: Any) -> str:
     """What the header says of the calibration lines, empty where it says nothing."""
     mode = encoding.parallelImaging.calibrationMode if encoding.parallelImaging else None
     return "" if mode is None else str(mode.value)
+
+
+def _multiband(encoding: Any) -> int:
+    told = encoding.parallelImaging.multiband if encoding.parallelImaging else None
+    return 1 if told is None else max(int(told.multiband_factor or 1), 1)
 
 
 def _steps(limit: Any, pe: int) -> tuple[int, tuple[int, int], tuple[str, ...]]:

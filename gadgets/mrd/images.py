@@ -37,7 +37,9 @@ _GADGETRON_NAMES = {
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
-def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding, index: int) -> Image:
+def plan_image(
+    plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding, index: int, more: Mapping[str, str] | None = None
+) -> Image:
     """The plan message: uint16 ``(1, 1, pe)``, 1 where a line is to be acquired.
 
     Parameters
@@ -50,10 +52,13 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
         The slice's grid.
     index
         Running number of plans in this scan, from 1.
+    more
+        Further meta.
     """
     meta: dict[str, Any] = {
         "DataRole": PLAN_ROLE,
-        "PASS_lines": [str(line) for line in plan.order],
+        # Left out of an empty plan: a Gadgetron refuses meta without a value.
+        **({"PASS_lines": [str(line) for line in plan.order]} if plan.order else {}),
         "PASS_slice": str(header.idx.slice),
         "PASS_acceleration": f"{plan.acceleration:g}",
         "PASS_bundle": plan.bundle,
@@ -62,6 +67,7 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
         **fallback_meta(plan.fallback),
         **quality_meta(plan.quality),
         **seconds_meta(plan.seconds),
+        **(more or {}),
     }
     data = plan.lines.numpy().astype(np.uint16)[None, None, None, :]
     return _image(data, _header(header, encoding, constants.IMTYPE_MAGNITUDE, PLAN_SERIES, index), meta)
@@ -132,17 +138,21 @@ def described(title: str, window: int, **more: str) -> dict[str, str]:
 
 
 class Remark(NamedTuple):
-    """Something to know of an image beside seeing it: the slice, and what is to be said."""
+    """Something to know of an image beside seeing it: the slice, a word on what it is about, and what is to be said."""
 
     slice: int
+    word: str
     text: str
+    of_plan: bool = False
 
 
 def remarks(image: Image) -> list[Remark]:
     """Why an image is not the one asked for, and what is wrong with its data."""
     words, reasons = _listed(image.meta.get("PASS_quality")), _listed(image.meta.get("PASS_quality_reason"))
-    quality = [f"{word}: {reason}" for word, reason in zip(words, reasons, strict=False)] or words
-    return [Remark(image.slice, text) for text in (*_listed(image.meta.get("PASS_fallback")), *quality)]
+    reasons += words[len(reasons) :]
+    told = [("", reason) for reason in _listed(image.meta.get("PASS_fallback"))]
+    told += [(word, f"{word}: {reason}") for word, reason in zip(words, reasons, strict=False)]
+    return [Remark(image.slice, word, text, is_plan(image)) for word, text in told]
 
 
 def bundle_of(image: Image) -> str:
@@ -150,11 +160,24 @@ def bundle_of(image: Image) -> str:
     return str(image.meta.get("PASS_bundle_reason") or "")
 
 
-def sentences(said: Iterable[Remark]) -> list[str]:
-    """A sentence for each thing that there is to say, with all the slices that it is said of."""
+def sentences(said: Iterable[Remark], told: Sequence[str] = ()) -> list[str]:
+    """A sentence for each thing that there is to say, with all the slices that it is said of.
+
+    Parameters
+    ----------
+    said
+        Remarks of all images. What a plan says of its ACS is left out where an image of the slice says it of all lines.
+    told
+        What has been said otherwise, and need not be said again.
+    """
+    every = list(said)
+    by_images = {(remark.slice, remark.word) for remark in every if not remark.of_plan}
     slices: dict[str, dict[int, None]] = {}  # ordered, without repetitions
-    for remark in said:
-        slices.setdefault(remark.text, {})[remark.slice] = None
+    for remark in every:
+        if remark.of_plan and remark.word and (remark.slice, remark.word) in by_images:
+            continue
+        if not all(any(part in sentence for sentence in told) for part in remark.text.split("; ")):
+            slices.setdefault(remark.text, {})[remark.slice] = None
     return [f"slice{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {text}" for text, of in slices.items()]
 
 

@@ -23,6 +23,8 @@ _SAMPLES, _SHARE = 4, 0.05
 _WEAK = 0.5
 # The power beside the central half of the field of view, as a share of that within, below which it holds nothing.
 _EMPTY = 0.02
+# How close to 2 the ratio of pixel sizes must be.
+_SAME_RATIO = 0.02
 # Lines from the centre of k-space within which a line is strong.
 _CENTRAL = 2
 
@@ -37,8 +39,9 @@ class Habits:
     ----------
     centres
         Sample at the centre of k-space, by encoding space, number of samples and whether read backwards.
-    oversampled
-        Encoding spaces with twofold readout oversampling that the header does not tell of.
+    grids
+        By encoding space, samples of a full readout and what is left of them without oversampling, where the header
+        tells it wrongly.
     sampled
         Encoding spaces whose lines come as they were sampled: nothing was removed upstream.
     remarks
@@ -46,7 +49,7 @@ class Habits:
     """
 
     centres: dict[Kind, int] = field(default_factory=dict)
-    oversampled: set[int] = field(default_factory=set)
+    grids: dict[int, tuple[int, int]] = field(default_factory=dict)
     sampled: set[int] = field(default_factory=set)
     remarks: list[str] = field(default_factory=list)
 
@@ -97,14 +100,24 @@ def _in_doubt(acquisition: Acquisition, encoding: Encoding) -> bool:
 def _cut_short(acquisition: Acquisition, encoding: Encoding) -> bool:
     kept = acquisition.number_of_samples - acquisition.discard_pre - acquisition.discard_post
     full = (encoding.sampled_readout, encoding.ro)
+    if _perhaps_oversampled(acquisition, encoding):
+        return False
     return not any(samples in full or samples % full[0] == 0 for samples in (acquisition.number_of_samples, kept))
 
 
 def _perhaps_oversampled(acquisition: Acquisition, encoding: Encoding) -> bool:
-    """Twice as many samples as pixels of the image, in the same field of view: finer than wanted, or a wider field."""
+    """Whether the samples may span twice the field of view that the header says they do.
+
+    They are twice as many as the pixels of the image, in the same field of view or in half of the matrix that is told;
+    or as many, but half as large as along phase encoding.
+    """
+    samples, pixels = acquisition.number_of_samples, encoding.recon_shape[0]
     same_field = abs(encoding.encoded_fov_mm[0] / encoding.recon_fov_mm[0] - 1) < 1e-3
-    doubled = encoding.sampled_readout == 2 * encoding.recon_shape[0]
-    return same_field and doubled and acquisition.number_of_samples == encoding.sampled_readout
+    if samples == encoding.sampled_readout and same_field:
+        along, across = encoding.pixel_mm
+        narrow = samples == pixels and abs(across / along - 2) < _SAME_RATIO
+        return narrow or samples == 2 * pixels
+    return samples == 2 * pixels and samples < encoding.sampled_readout and encoding.oversampling > 1
 
 
 def _learn(kind: Kind, acquisition: Acquisition, encoding: Encoding, habits: Habits) -> None:
@@ -120,10 +133,12 @@ def _learn(kind: Kind, acquisition: Acquisition, encoding: Encoding, habits: Hab
                 f"{found} is taken"
             )
     elif _perhaps_oversampled(acquisition, encoding) and _sides_are_empty(acquisition):
-        habits.oversampled.add(space)
+        habits.grids[space] = samples, samples // 2
         habits.remarks.append(
-            f"readouts have {samples} samples for {encoding.recon_shape[0]} pixels of the image, and only the central "
-            "half of them holds anything: taken for 2-fold oversampling that the header does not tell of"
+            f"readouts have {samples} samples, of whose image only the central half shows anything, where the header "
+            f"tells of {encoding.sampled_readout} over {encoding.encoded_fov_mm[0]:g} mm and of "
+            f"{encoding.recon_shape[0]} pixels over {encoding.recon_fov_mm[0]:g} mm: taken for 2-fold oversampling "
+            "that it does not tell of"
         )
 
 

@@ -163,8 +163,7 @@ class Readout:
         grid, ro = (total, encoding.ro) if total in known else _grid(last - first, centre, encoding)
         if grid == encoding.ro and acquisition.encoding_space_ref in habits.sampled:
             grid = encoding.sampled_readout  # a short readout of a scan that comes as it was sampled
-        if acquisition.encoding_space_ref in habits.oversampled:
-            ro = grid // 2
+        grid, ro = habits.grids.get(acquisition.encoding_space_ref, (grid, ro))
         if grid > encoding.sampled_readout:
             remarks.append(
                 f"readouts have {grid} samples where the header's encoded matrix has {encoding.sampled_readout}: taken "

@@ -6,14 +6,16 @@ Scanners and converters mark the ends of slices in different ways, or not at all
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from ismrmrd import constants as flags
 from ismrmrd.acquisition import Acquisition, AcquisitionHeader
 
-from gadgets.mrd.header import Encoding, ScanContext
+from gadgets.mrd.header import Encoding, ScanContext, fitting_grid
 from gadgets.mrd.lines import Line, LineSet, PlacedLines
 from gadgets.mrd.readout import is_for_images
+from pass_recon.sampling.budget import acs_range
 from pass_recon.types import InputError
 
 
@@ -36,6 +38,10 @@ class SliceKey(NamedTuple):
     def __str__(self) -> str:
         others = [f"{name} {getattr(self, name)}" for name in self._fields if name != "slice" and getattr(self, name)]
         return ", ".join([f"slice {self.slice}", *others])
+
+
+# How far from the centre of a whole grid the strongest line may lie.
+_BESIDE = 3
 
 
 class Late(InputError):
@@ -88,7 +94,27 @@ class Slice:
 
     def settle_centre(self) -> None:
         """Look where the centre of k-space is, of the lines that came."""
-        self.centre_step = self.lines.centre(self.encoding.centre_step, self.encoding.pe)
+        pe, (first, last) = self.encoding.pe, self.encoding.steps
+        found = self.lines.centre(self.encoding.centre_step, pe)
+        # Of a grid that is acquired as a whole only one line can be the centre; the strongest may be beside it.
+        whole = first + pe // 2 if last - first + 1 == pe else found
+        self.centre_step = whole if abs(found - whole) <= _BESIDE else found
+
+    def settle_grid(self) -> int:
+        """Take the lines that came for the grid where the header tells of one many times as large.
+
+        Returns
+        -------
+        Lines of the grid that the header tells of, where it is taken for wrong, else 0.
+        """
+        told = self.encoding.pe
+        pe = fitting_grid(self.centre_step, min(self.lines.first), max(self.lines.first), told)
+        if pe == told:
+            return 0
+        first, last = self.centre_step - pe // 2, self.centre_step - pe // 2 + pe - 1
+        self.encoding = replace(self.encoding, pe=pe, centre_step=self.centre_step, steps=(first, last))
+        self.acs = acs_range(pe, max(1, round(len(self.acs) * pe / told)))
+        return told
 
     def acs_just_completed(self) -> bool:
         """True once, when the last ACS line has come, and lies where the centre of k-space is."""
@@ -104,6 +130,10 @@ class Slice:
         self.settle_centre()
         self._acs_told = True
         return not told or before != self.centre_step
+
+    def has_all_of(self, acquisition: Acquisition) -> bool:
+        """Whether this line has come as often as the header says."""
+        return self.lines.counts.get(acquisition.idx.kspace_encode_step_1, 0) >= self.encoding.averages
 
     def is_full(self) -> bool:
         """Whether every line has come as often as the header says."""
@@ -123,6 +153,7 @@ class SliceSorter:
         self._scan = scan
         self._open: dict[SliceKey, Slice] = {}
         self._over: set[SliceKey] = set()
+        self._kept: dict[SliceKey, Slice] = {}  # over, unless a second look brings more lines
         self._flags = 0
         self._ended_repetitions: set[int] = set()
         self._references: dict[SliceKey, LineSet] = {}
@@ -156,11 +187,14 @@ class SliceSorter:
         """
         key = SliceKey.of(acquisition)
         encoding = self._scan.encoding(key.encoding)
-        if key in self._over:
+        again = self._open.get(key) or self._kept.get(key)
+        if key in self._over and (again is None or again.has_all_of(acquisition)):
             raise Late(
                 f"the line came after the slice was over (average {acquisition.idx.average}; the header speaks of "
                 f"{encoding.averages})"
             )
+        if key in self._kept:
+            self._open[key] = self._kept.pop(key)
         if key not in self._open:
             reference = self._references.setdefault(key, LineSet())
             self._open[key] = Slice(key, encoding, self._scan.acs_lines(encoding), reference)
@@ -186,8 +220,18 @@ class SliceSorter:
         """Slices that are over with this acquisition, whether or not its line could be used."""
         key = SliceKey.of(acquisition)
         for other in [other for other in self._open if self._is_over(other, key, acquisition)]:
+            part = self._open.pop(other)
+            if self._scan.properties.looks_again and other not in self._over:
+                self._keep(part)
             self._over.add(other)
-            yield self._open.pop(other)
+            yield part
+
+    def _keep(self, part: Slice) -> None:
+        """Until its second round; of a series of repetitions the last two, or it would grow without end."""
+        self._kept[part.key] = part
+        for key in [key for key in self._kept if _is_earlier_repetition(key, part.key)]:
+            if key.repetition < part.key.repetition - 1:
+                del self._kept[key]
 
     def rest(self) -> Iterator[tuple[Slice, bool]]:
         """What is left at the end of the stream, each with whether its last lines are plainly missing."""
@@ -200,7 +244,8 @@ class SliceSorter:
         if self._open[other].only_calibration:
             return False  # the image, if this is not one itself, is yet to come
         mine, received = self._open.get(key), self._open[other].received
-        if other == key and self._open[key].is_full():
+        # Lines may come again, untold: only a scanner that waits needs the end of a slice that nothing marks.
+        if self._open[other].is_full() and (other != key or self._scan.properties.mode == "closed_loop"):
             return True
         if _is_earlier_repetition(other, key):
             return True

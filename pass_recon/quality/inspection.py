@@ -7,16 +7,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pass_recon.quality.alternation import find_alternation
 from pass_recon.quality.coils import check_coils
-from pass_recon.quality.lines import CentralLines, lines_finding, loud_lines, zero_lines
+from pass_recon.quality.consistency import LineConsistency, findings_of
+from pass_recon.quality.lines import lines_finding, loud_lines, zero_lines
+from pass_recon.quality.neighbours import Neighbours, lines_around_centre
 from pass_recon.quality.spikes import find_spikes
 from pass_recon.quality.superposition import check_superposition
 from pass_recon.quality.training import TrainedFor, check_lines, check_matrix
+from pass_recon.sampling.budget import MOST_ACCELERATION, acs_count, acs_fraction
+from pass_recon.sampling.lines import acs_mask, calibration_width
 from pass_recon.types import QualityFinding
 
 # What a line may lose to spikes before it is the line that is wrong.
 _SPIKES_IN_A_LINE = 0.05
 _LEAST_LINES = 4
+_ENOUGH = 10
 # Magnitudes whose squares, sums and ridges stay inside single precision; others are seen relative to the largest.
 _SQUARES_FIT = (1e-9, 1e12)
 
@@ -103,11 +109,11 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
     findings += about_lines
     kspace, bad, about_spikes = _spikes(kspace, samples, indices, coils, bad)
     findings += about_spikes
-    lines, calibration, kspace, about_lines = _inconsistent(kspace, mask, coils, bad)
+    lines, calibration, kspace, about_lines, explained = _inconsistent(kspace, mask, coils, bad)
     findings += about_lines
     if multiband > 1:
         findings.append(QualityFinding("multiband", f"{multiband} slices were excited together"))
-    else:
+    elif explained:  # of lines that do not go together no set of coil maps can be expected
         findings += check_superposition(_of(kspace, coils), calibration)
     return Inspection(tuple(findings), coils, lines, calibration, kspace)
 
@@ -175,29 +181,63 @@ def _spikes_finding(spikes: Tensor, clean: Tensor, samples: Tensor, lines: Tenso
 
 def _inconsistent(
     kspace: Tensor, mask: Tensor, coils: Tensor, bad: Tensor
-) -> tuple[Tensor, Tensor, Tensor, list[QualityFinding]]:
-    """Lines to use, lines to calibrate from, k-space with what was filled, and what to say."""
+) -> tuple[Tensor, Tensor, Tensor, list[QualityFinding], bool]:
+    """Lines to use, lines to calibrate from, k-space with what was mended, what to say, whether all is explained."""
     bad = bad.clone()
-    findings = []
     indices = (mask & ~bad).nonzero().flatten()
     loud = indices[loud_lines(_of(kspace, coils)[..., indices], indices, mask)].tolist()
-    central = CentralLines(_of(kspace, coils), mask)
     bad[loud] = True
-    found, explained = central.bad(bad)
-    wrong = loud + found
-    if not explained:
-        # Motion, or two objects: no few lines are to blame, and none is left out.
-        what = "and others around the centre do not fit each other, as after motion; all are used"
+    findings: list[QualityFinding] = []
+    found = LineConsistency(_of(kspace, coils), mask).explain(bad)
+    if found.alternating:
+        kspace, findings = _without_alternation(kspace, mask & ~bad, coils)
+        found = LineConsistency(_of(kspace, coils), mask).explain(bad, alternating=False)
+    findings += findings_of(found, loud)
+    explained = not (found.unexplained or found.broken_at)
+    if not explained:  # no few lines are to blame, and none is left out
         bad[loud] = False
-        findings.append(lines_finding("inconsistent_lines", wrong, what))
-    elif wrong:
-        bad[wrong] = True
-        findings.append(lines_finding("inconsistent_lines", wrong, "not fitting their neighbours, left out"))
-    lines = mask & ~bad
-    if not bool(bad.any()):
-        return lines, lines, kspace, findings
-    part, able = central.filled(bad)
+    bad[found.wrong if explained else []] = True
+    for first, second in found.exchanged if explained else []:
+        kspace = kspace.clone()
+        kspace[..., [first, second]] = kspace[..., [second, first]]
+    lines, calibration, kspace, about_holes = _filled(kspace, mask, coils, bad)
+    return lines, calibration, kspace, findings + about_holes, explained
+
+
+def _without_alternation(kspace: Tensor, mask: Tensor, coils: Tensor) -> tuple[Tensor, list[QualityFinding]]:
+    """K-space with lines of odd number as they should have been, if they were read in another way, and what to say."""
+    found = find_alternation(_of(kspace, coils), mask)
+    if found is None:
+        return kspace, []
+    odd = mask & (torch.arange(len(mask), device=mask.device) % 2 == 1)
     kspace = kspace.clone()
-    kspace[coils] = part
-    kspace[..., bad & ~able] = 0
-    return lines, lines | able, kspace, findings
+    kspace[..., odd] = found.undo(kspace[..., odd])
+    return kspace, [QualityFinding("inconsistent_lines", f"{found.sentence}: corrected")]
+
+
+def _filled(
+    kspace: Tensor, mask: Tensor, coils: Tensor, bad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, list[QualityFinding]]:
+    """Lines to use, lines to calibrate from, k-space in which its neighbours stand for a line around the centre that is
+    bad or did not come, and what to say of those that did not.
+    """
+    lines = mask & ~bad
+    # Plans leave gaps beside their ACS, but none in the middle of the smallest. Enough lines around the centre will do.
+    least = acs_mask(len(mask), max(3, acs_count(len(mask), acs_fraction(MOST_ACCELERATION)))).to(mask.device)
+    near = acs_mask(len(mask), min(_ENOUGH, len(mask))).to(mask.device)
+    wanted = bad & mask if calibration_width(lines) >= _ENOUGH else near | bad
+    holes = lines_around_centre(lines) & ~lines & wanted
+    if not bool(bad.any() | holes.any()):
+        return lines, lines, kspace, []
+    kspace = kspace.clone()
+    kspace[..., bad] = 0
+    calibration = lines.clone()
+    if bool(holes.any()):
+        usable = _of(kspace, coils)
+        predicted = Neighbours(usable, lines).predict(usable, holes.nonzero().flatten().tolist(), lines)
+        for line, values in predicted.items():
+            kspace[coils, :, line] = values
+            calibration[line] = True
+    missing = (holes & ~mask & least).nonzero().flatten().tolist()
+    what = "did not come, though those around did: coil maps are made with what their neighbours predict"
+    return lines, calibration, kspace, [lines_finding("missing_lines", missing, what)] if missing else []

@@ -41,8 +41,17 @@ def find_spikes(samples: Tensor, lines: Tensor, centre: int) -> tuple[Tensor, Te
         (the very same tensor if there is none).
     """
     spikes = torch.zeros(samples.shape, dtype=torch.bool, device=samples.device)
+    sampled = (samples != 0).any(0).any(1).nonzero().flatten()
+    if 0 < len(sampled) < samples.shape[1] and int(sampled[-1] - sampled[0]) + 1 == len(sampled):
+        inner = slice(int(sampled[0]), int(sampled[-1]) + 1)  # the zeros around a short readout are no neighbours
+        spikes[:, inner], mended = find_spikes(samples[:, inner], lines, centre)
+        if not bool(spikes.any()):
+            return spikes, samples
+        clean = samples.clone()
+        clean[:, inner] = mended
+        return spikes, clean
     candidates = _candidates(samples, lines, centre)
-    if not len(candidates) or samples.shape[1] < 4 * _WINDOW:
+    if not len(candidates) or samples.shape[1] < 8 * _WINDOW:
         return spikes, samples
     clean = samples
     for _ in range(_ROUNDS):

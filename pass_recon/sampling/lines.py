@@ -15,6 +15,10 @@ from pass_recon.sampling.budget import acs_fraction as acs_fraction
 from pass_recon.sampling.budget import acs_range, line_budget
 from pass_recon.types import InputError
 
+# More lines would not make better coil maps.
+MOST_FOR_MAPS = 24
+_CENTRED_WILL_DO = 10
+
 
 def acs_mask(pe: int, count: int) -> Tensor:
     """Mask ``(pe,)`` of the ``count`` lines around the centre of k-space."""
@@ -42,6 +46,23 @@ def calibration_width(line_mask: Tensor) -> int:
     below, above = pe // 2 - int(run[0]), int(run[-1]) - pe // 2
     # n centred lines reach n // 2 below the centre and (n - 1) // 2 above it.
     return min(2 * below + 1, 2 * above + 2)
+
+
+def calibration_run(line_mask: Tensor) -> range:
+    """The unbroken run of lines through the centre of ``line_mask`` ``(pe,)`` to estimate coil maps from.
+
+    It is centred like the ACS. Where that leaves fewer than 10 lines, up to twice as many on one side of the centre as
+    on the other are taken: coil maps depend on how neighbouring samples go together, which is the same all over
+    k-space. From one side alone they cannot be told: what an object is made of evenly has no signal there.
+    """
+    pe, width = line_mask.shape[-1], calibration_width(line_mask)
+    first, centre = pe // 2 - width // 2, pe // 2
+    run = calibration_lines(line_mask).nonzero().flatten().tolist()
+    if width >= _CENTRED_WILL_DO or not run:
+        return range(first, first + width)
+    below, above = centre - run[0], run[-1] - centre
+    most = 2 * min(below, above) + 1
+    return range(centre - min(below, most), centre + min(above, most) + 1)
 
 
 def reachable_lines(pe: int, first: int, last: int) -> Tensor:
@@ -101,7 +122,9 @@ def equispaced_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
     return _by_density(torch.ones(pe), acs, line_budget(pe, acceleration))
 
 
-def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable: Tensor | None = None) -> Tensor:
+def variable_density_lines(
+    pe: int, acceleration: float, acs: Tensor, reachable: Tensor | None = None, *, budget: int | None = None
+) -> Tensor:
     """The ACS and lines that thin out towards high frequencies: the population plan that needs no training.
 
     The density falls as ``(1 − |k|)^(R / 2)`` to a floor of one tenth: of the powers 1, 2, 3, 4 and 6 the best for
@@ -118,6 +141,8 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable:
         ``(pe,)`` bool.
     reachable
         As in ``select_lines``.
+    budget
+        Another number of lines than round(pe / R).
 
     Returns
     -------
@@ -125,9 +150,8 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable:
         ``(pe,)`` bool.
     """
     radius = (torch.arange(pe) - pe // 2).abs() / (pe / 2)
-    return _by_density(
-        (1 - radius).clamp(min=0) ** (acceleration / 2) + 0.1, acs, line_budget(pe, acceleration), reachable
-    )
+    count = line_budget(pe, acceleration) if budget is None else budget
+    return _by_density((1 - radius).clamp(min=0) ** (acceleration / 2) + 0.1, acs, count, reachable)
 
 
 def _by_density(density: Tensor, acs: Tensor, budget: int, reachable: Tensor | None = None) -> Tensor:

@@ -233,7 +233,6 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("change", "sentence"),
         [
-            (without_acs, "ACS"),
             (with_nan, "NaN"),
             (with_a_coil_less, "3 coils"),
             (with_a_stray_line, "slice 7"),
@@ -245,6 +244,13 @@ class TestBadInput:
         said = capsys.readouterr().err
         assert sentence in said
         assert "Traceback" not in said
+        assert read_images(tmp_path / "out.h5", "run", 1)[0].data.any()
+
+    def test_an_acs_line_that_did_not_come_is_made_up_for(self, patient, tmp_path, capsys):
+        assert recon(edited(patient, tmp_path / "scan.h5", rows=without_acs), tmp_path / "out.h5") == 0
+        said = capsys.readouterr().err
+        assert "warning: slice 0 has no complete ACS" in said
+        assert "missing_lines: line 32 did not come" in said
         assert read_images(tmp_path / "out.h5", "run", 1)[0].data.any()
 
     @pytest.mark.parametrize(

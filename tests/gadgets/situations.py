@@ -88,6 +88,39 @@ def _with_user_5(made: Iterator[Any], value: int) -> Iterator[Any]:
         yield one
 
 
+def _changed(made: Iterator[Any], step: int, change: Callable[[Any], Any]) -> Iterator[Any]:
+    for one in made:
+        if one.idx.kspace_encode_step_1 == step:
+            one.data[:] = change(one.data)
+        yield one
+
+
+def _renumbered(made: Iterator[Any], steps: dict[int, int]) -> Iterator[Any]:
+    for one in made:
+        step = one.idx.kspace_encode_step_1
+        one.idx.kspace_encode_step_1 = steps.get(step, step)
+        yield one
+
+
+def _moved(one: Any, pixels: float) -> Any:
+    """Along readout."""
+    samples = one.data.shape[1]
+    one.data[:] *= np.exp(-2j * np.pi * pixels / samples * (np.arange(samples) - samples // 2)).astype(np.complex64)
+    return one
+
+
+def _said_to_be_reversed(one: Any) -> Any:
+    one.set_flag(flags.ACQ_IS_REVERSE)
+    return one
+
+
+def _noisy(steps: Any) -> Iterator[Any]:
+    draws = np.random.default_rng(1)
+    for one in lines(steps, average=1):
+        one.data[:] = (draws.normal(size=(2, *one.data.shape)) * np.array([1, 1j])[:, None, None]).sum(0)
+        yield one
+
+
 def _noise(coils: int, samples: int = 256, *, dead: int | None = None, value: float = 1.0) -> Any:
     draws = np.random.default_rng(0).normal(size=(2, coils, samples))
     noise = (1e-3 * value * (draws[0] + 1j * draws[1])).astype(np.complex64)
@@ -177,6 +210,22 @@ SITUATIONS: dict[str, Situation] = {
     ),
     "twofold oversampling told by the matrix alone": Situation(
         _plain_header(encoded=(2 * RO, PE, 300, 300)), lambda: lines(FULL), said=("2-fold oversampling",)
+    ),
+    "a readout matrix twice too large": Situation(
+        _plain_header(encoded=(4 * RO, PE, 600, 300)), lambda: lines(FULL), said=("2-fold oversampling",)
+    ),
+    "the same, and the field of view too": Situation(
+        _plain_header(encoded=(4 * RO, PE, 1200, 300)), lambda: lines(FULL), said=("2-fold oversampling",)
+    ),
+    "4000 lines told, in limits too": Situation(
+        _plain_header(encoded=(2 * RO, 4000, 600, 300), limits=(0, 3999, 2000)),
+        lambda: lines(FULL),
+        said=("a matrix of 4000 lines, of which 64 in the middle",),
+    ),
+    "4000 lines told": Situation(
+        _plain_header(encoded=(2 * RO, 4000, 600, 300)),
+        lambda: lines(FULL),
+        said=("a matrix of 4000 lines, of which 64 in the middle",),
     ),
     # Readouts.
     "asymmetric echo without its centre": Situation(
@@ -295,10 +344,73 @@ SITUATIONS: dict[str, Situation] = {
     "each line twice, untold": Situation(
         head(),
         lambda: (one for step in FULL for average in (0, 1) for one in lines([step], average=average)),
-        said=("came again",),
+        said=("came 2 times, the header tells of 1: they are averaged",),
     ),
     "the whole scan twice, untold": Situation(
-        head(), _chain(lambda: lines(FULL), lambda: lines(FULL, average=1)), said=("came again",)
+        head(),
+        _chain(lambda: lines(FULL), lambda: lines(FULL, average=1)),
+        said=("came 2 times, the header tells of 1: they are averaged",),
+    ),
+    "each line twice, under one name": Situation(
+        head(), lambda: (one for step in FULL for _ in range(2) for one in lines([step])), said=("came 2 times",)
+    ),
+    "repeats of the opposite sign": Situation(
+        head(averages=2),
+        _chain(lambda: lines(FULL), lambda: lines(FULL, average=1, factor=-1.0)),
+        said=("number 2 has a phase of", "180°, which is undone"),
+    ),
+    "a repeat of another object": Situation(
+        head(averages=2),
+        _chain(lambda: lines(FULL), lambda: _noisy(FULL)),
+        said=("number 2 shows something else and is left out",),
+    ),
+    # Lines.
+    # Of coils that see nearly the same a line is not made up for by the others.
+    "an ACS line that does not come": Situation(
+        head(),
+        lambda: lines(step for step in FULL if step != PE // 2),
+        said=("without 32)", "missing_lines: line 32 did"),
+        tolerance=0.25,
+    ),
+    "an ACS line that does not come, half of the lines": Situation(
+        head(),
+        lambda: lines(step for step in sorted({*EVEN, *ACS}) if step != PE // 2 + 1),
+        said=("without 33)", "missing_lines: line 33 did"),
+        tolerance=0.12,
+    ),
+    "an ACS line of zeros": Situation(
+        head(),
+        lambda: _changed(lines(FULL), PE // 2, lambda line: 0 * line),
+        said=("zero_lines: line 32 ",),
+        tolerance=0.25,
+    ),
+    "two lines in each other's place": Situation(
+        head(), lambda: _renumbered(lines(FULL), {29: 34, 34: 29}), said=("lines 29 and 34 fit their neighbours",)
+    ),
+    "two neighbours in each other's place": Situation(
+        head(), lambda: _renumbered(lines(FULL), {32: 33, 33: 32}), said=("lines 32 and 33 fit their neighbours",)
+    ),
+    "a line of the wrong sign": Situation(
+        head(),
+        lambda: _changed(lines(FULL), 30, lambda line: -line),
+        said=("line 30 not fitting its neighbours",),
+        tolerance=0.1,
+    ),
+    "the patient moves halfway": Situation(
+        head(),
+        lambda: (_moved(one, 4) if one.idx.kspace_encode_step_1 >= 38 else one for one in lines(FULL)),
+        said=("the lines from 38 on do not fit those before, as after motion",),
+        tolerance=0.3,
+    ),
+    "lines of odd number are moved": Situation(
+        head(),
+        lambda: (_moved(one, 3) if one.idx.kspace_encode_step_1 % 2 else one for one in lines(FULL)),
+        said=("lines of odd number were moved along readout (in pixels) by 3.0",),
+    ),
+    "lines of odd number are said to be reversed": Situation(
+        head(),
+        lambda: (_said_to_be_reversed(one) if one.idx.kspace_encode_step_1 % 2 else one for one in lines(FULL)),
+        said=("lines of odd number were read backwards",),
     ),
     "segments untold": Situation(
         head(), _chain(lambda: lines(range(1, PE, 2), segment=1), lambda: lines(EVEN, segment=0))

@@ -163,10 +163,19 @@ def test_end_of_repetition_marked_in_every_slice_does_not_cut_the_others(k):
 
 def test_all_lines_there_end_a_slice_without_any_mark(k):
     endless = chain(lines_of(k, mark=False), iter(lambda: pytest.fail("the slice should have been sent"), None))
+    waiting = scan({"mode": "closed_loop"})
+    messages = buffer_lines(endless, waiting)
+    next(messages)
+    whole = next(mrd.slices_of(next(messages), waiting))
+    assert whole.line_mask.all()
+
+
+def test_where_no_scanner_waits_the_next_slice_ends_one_that_is_full(k):
+    others = lines_of(k, ACS[:1], mark=False, slice=1)
+    endless = chain(lines_of(k, mark=False), others, iter(lambda: pytest.fail("it should have been sent"), None))
     messages = buffer_lines(endless, scan())
     next(messages)
-    whole = next(mrd.slices_of(next(messages), scan()))
-    assert whole.line_mask.all()
+    assert next(mrd.slices_of(next(messages), scan())).line_mask.all()
 
 
 def test_next_repetition_ends_the_one_before(k):

@@ -173,12 +173,24 @@ def test_what_is_wrong_with_the_data_is_told_with_every_series(k):
 def test_a_single_finding_survives_the_wire(k):
     (image, _) = images(k, Detecting(quality=(SPIKE,)))
     again = Image.from_bytes(image.to_bytes())
-    assert mrd.remarks(again) == [(2, "spike: spike at coil 2 line 40, removed")]
+    assert mrd.remarks(again) == [(2, "spike", "spike: spike at coil 2 line 40, removed", False)]
 
 
 def test_what_is_said_of_several_slices_is_said_once():
-    said = [mrd.images.Remark(2, "late"), mrd.images.Remark(0, "late"), mrd.images.Remark(2, "late")]
-    assert mrd.sentences([*said, mrd.images.Remark(1, "spike")]) == ["slices 2, 0: late", "slice 1: spike"]
+    said = [mrd.images.Remark(slice, "", "late") for slice in (2, 0, 2)]
+    assert mrd.sentences([*said, mrd.images.Remark(1, "spike", "spike")]) == ["slices 2, 0: late", "slice 1: spike"]
+
+
+def test_nothing_is_said_twice():
+    of_plan = mrd.images.Remark(0, "spike", "spike: one, in the ACS", True)
+    of_image = mrd.images.Remark(0, "spike", "spike: one, in all lines")
+    assert mrd.sentences([of_plan, of_image]) == ["slice 0: spike: one, in all lines"]
+    assert mrd.sentences([of_plan]) == ["slice 0: spike: one, in the ACS"]
+    failed = mrd.images.Remark(0, "", "CG-SENSE failed: why; another reason")
+    assert mrd.sentences([failed], ["slice 0: CG-SENSE failed: why; another reason"]) == []
+    assert mrd.sentences([failed], ["slice 0: CG-SENSE failed: why"]) == [
+        "slice 0: CG-SENSE failed: why; another reason"
+    ]
 
 
 @pytest.mark.parametrize(

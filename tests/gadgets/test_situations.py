@@ -13,6 +13,7 @@ import pytest
 
 from gadgets import protocol
 from gadgets.chain import run_chain
+from gadgets.mrd import remarks, sentences
 from gadgets.mrd.scan_file import ScanFile
 from gadgets.properties import Properties
 from gadgets.protocol import MessageId
@@ -35,9 +36,10 @@ def through_a_file(situation, folder):
         items = list(run_chain(source.acquisitions(), source.header_xml, Properties.from_text(PROPERTIES)))
     failures = [item for item in items if isinstance(item, Failure)]
     warnings = [failure.message for failure in failures if failure.severity == "warning"]
+    images = [item for item in items if not isinstance(item, Failure) and item.image_series_index == 1]
     return (
-        [item for item in items if not isinstance(item, Failure) and item.image_series_index == 1],
-        warnings,
+        images,
+        warnings + of_images(images),
         [failure.message for failure in failures if failure.severity != "warning"],
     )
 
@@ -49,7 +51,13 @@ def through_a_server(situation, port):
     images = [message.item for message in of_kind(answer, MessageId.IMAGE)]
     texts = [message.item for message in of_kind(answer, MessageId.TEXT)]
     warnings = [text for text in texts if protocol.is_warning_text(text)]
-    return [image for image in images if image.image_series_index == 1], warnings, errors(answer)
+    images = [image for image in images if image.image_series_index == 1]
+    return images, warnings + of_images(images), errors(answer)
+
+
+def of_images(images):
+    """What they say of themselves."""
+    return sentences(remark for image in images for remark in remarks(image))
 
 
 @pytest.fixture(scope="module")
