@@ -1,4 +1,4 @@
-"""The plugin on an image laid out as Gadgetron's: `docker/build.sh gadgetron` with STAND_INS=1, for want of the real one.
+"""The plugin on an image laid out as Gadgetron's: `docker/build.sh gadgetron` with STAND_INS=1, the real one missing.
 
 The stand-in's server is the embedded one with the configurations of Gadgetron's folder, so that the install script, the
 entry point and the resident process are tried, and Gadgetron itself is not.
