@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OPEN_MS ?= ../shared/data/open_ms
 RUNS ?= runs
 
-.PHONY: demo test test-all lint bench bundles docs peers clean
+.PHONY: demo test test-all test-oldest lint bench bundles docs peers images locks dist sbom clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -38,8 +38,28 @@ bundles: $(VENV)/.installed  ## prepare data, train every stage, make the bundle
 docs: $(VENV)/.installed  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict
 
+OLDEST_PYTHON ?= python3.10
+OLDEST := .venv-oldest
+test-oldest:  ## the chain's tests with the oldest versions that pyproject.toml allows
+	bash tests/release/oldest.sh $(OLDEST) $(OLDEST_PYTHON)
+
+images: $(VENV)/.installed  ## the image of the embedded server, built and run; STAND_INS=1 where no image registry can be reached
+	bash docker/build.sh server
+	$(BIN)/pytest --images tests/images
+
+locks: $(VENV)/.installed  ## the lock files of the images, anew
+	$(BIN)/pip install --quiet uv
+	UV=$(BIN)/uv bash docker/lock.sh
+
+dist: $(VENV)/.installed  ## wheel and sdist, in dist/
+	$(BIN)/python -m build --outdir dist .
+
+sbom: $(VENV)/.installed  ## CycloneDX bills of materials of the images, in dist/
+	mkdir -p dist
+	for lock in server server-cuda gadgetron training-cuda; do $(BIN)/python -m cyclonedx_py requirements docker/locks/$$lock.txt -o dist/sbom-$$lock.json; done
+
 peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc haproxy golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev
 
 clean:
-	rm -rf $(VENV) demo_output site
+	rm -rf $(VENV) $(OLDEST) demo_output site dist

@@ -44,7 +44,8 @@ def run_chain(
         If the whole scan cannot be reconstructed: 3D, not Cartesian, no such bundle.
     """
     # Nobody waits for a plan here, so that none is late: the same file always gives the same image.
-    scan = ScanContext(header, replace(properties, plan_deadline_ms=math.inf))
+    patient = replace(properties, plan_deadline_ms=math.inf, second_look_deadline_ms=math.inf)
+    scan = ScanContext(header, patient)
     pipeline = pipeline_for(scan)
     messages: Iterator[Any] = buffer_lines(acquisitions, scan)
     yield from sent_to_pacs(overlay(reconstruct(feed_back(messages, scan, pipeline), scan, pipeline)), scan)

@@ -96,9 +96,12 @@ def acquired_plan(
 
 
 def reconstruct(
-    whole: SliceData, scan: ScanContext, pipeline: Pipeline
+    whole: SliceData, scan: ScanContext, pipeline: Pipeline, *, again: bool = False
 ) -> tuple[Reconstruction | None, Failure | None]:
-    """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too."""
+    """The reconstruction; CG-SENSE where that fails; none where falling back is switched off or fails too.
+
+    ``again``: there is an image of fewer lines already, which no CG-SENSE is to replace.
+    """
     data = whole.kspace, whole.line_mask
     about: dict[str, Any] = {"calibration": whole.calibration, "multiband": whole.encoding.multiband}
     try:
@@ -106,6 +109,8 @@ def reconstruct(
         return _finite(result), None
     except Exception as error:  # noqa: BLE001, whatever a network does, there will be an image
         reason = _sentence("reconstruction failed", error)
+    if again:
+        return None, Failure(f"{whole.key}: second {reason}; the image of the first round stands", "warning")
     failure = Failure(f"{whole.key}: {reason}", "processing")
     if not scan.properties.fallback:
         return None, failure

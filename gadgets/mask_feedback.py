@@ -52,7 +52,7 @@ def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline
     from gadgets.fallback import Planner, acquired_plan
 
     prospective = scan.properties.mode == "prospective"
-    told = scan.properties.plan_images != "off"
+    told, looks_again = scan.properties.plan_images != "off", scan.properties.looks_again
     plans: dict[mrd.SliceKey, SamplingPlan] = {}
     came = _Came(scan)
     numbers = count(1)
@@ -63,8 +63,11 @@ def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline
                 yield message
                 continue
             for data in mrd.slices_of(message, scan):
+                again = looks_again and came.is_whole(data)
                 came.note(data)
-                if not data.is_acs:
+                if again:  # with the lines of its second plan, which is none of ours
+                    yield data.message
+                elif not data.is_acs:
                     plan = plans.pop(data.key, None)
                     used, differs = _to_be_used(data, plan, scan)
                     if plan is not None:
@@ -79,7 +82,9 @@ def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline
                     if plan is not None:
                         plans[data.key] = plan
                         if told:
-                            yield mrd.plan_image(plan, data.header, data.encoding, next(numbers))
+                            # Whoever follows it is told that an answer to the slice will come, too.
+                            more = {"PASS_second_look": scan.properties.second_look} if looks_again else {}
+                            yield mrd.plan_image(plan, data.header, data.encoding, next(numbers), more)
                     if failure is not None:
                         yield failure
     yield from came.missing()
@@ -100,6 +105,10 @@ class _Came:
             self._begun[data.key] = None
         else:
             self._whole.add(data.key)
+
+    def is_whole(self, data: mrd.SliceData) -> bool:
+        """Whether the whole slice has come before."""
+        return not data.is_acs and data.key in self._whole
 
     def missing(self) -> Iterator[Failure]:
         """What is to be said at the end."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gadgets.mrd import ScanContext
 from gadgets.properties import Guard, Properties
-from pass_recon.sampling.budget import LEAST_ACCELERATION, MOST_ACCELERATION
 
 if TYPE_CHECKING:
     from pass_recon.pipeline import Pipeline
@@ -33,6 +32,23 @@ def pipeline_for(scan: ScanContext) -> Pipeline:
     """
     _log.info("bundle %s", bundle_reason(scan))
     return _load(scan.properties, scan.examination)
+
+
+def second_pipeline(scan: ScanContext, first: Pipeline) -> Pipeline:
+    """The pipeline for a slice with its additional lines: that of their number, where its bundle came with the package.
+
+    A bundle of one's own is for both rounds.
+    """
+    from pass_recon.bundles import nearest_bundle, shipped_bundles
+
+    properties, acceleration = scan.properties, scan.properties.second_acceleration
+    name = nearest_bundle(first.name.rpartition("-")[0], acceleration) if first.name in shipped_bundles() else None
+    if name is None or properties.bundle not in ("auto", first.name):
+        return first
+    second = replace(properties, bundle=name, acceleration=acceleration, second_look="off")
+    pipeline = copy(_load(second, scan.examination))
+    pipeline.first = first
+    return pipeline
 
 
 def guarded(pipeline: Pipeline, guard: Guard) -> tuple[Pipeline, Pipeline]:
@@ -70,18 +86,13 @@ def chosen_bundle(properties: Properties, examination: str) -> str | None:
     """The bundle for an examination: the one asked for, or with ``auto`` the shipped one of the nearest acceleration,
     None for none.
     """
-    from pass_recon.bundles import shipped_bundles
+    from pass_recon.bundles import nearest_bundle
 
     if properties.bundle == "classical":
         return None
     if properties.bundle != "auto":
         return properties.bundle
-    offered = {name: float(name.rpartition("-")[2].rstrip("x")) for name in shipped_bundles()
-               if name.rpartition("-")[0] == examination}  # fmt: skip
-    wanted = properties.acceleration
-    if not offered or (wanted not in offered.values() and not LEAST_ACCELERATION <= wanted <= MOST_ACCELERATION):
-        return None
-    return min(offered, key=lambda name: abs(math.log(offered[name] / wanted)))
+    return nearest_bundle(examination, properties.acceleration)
 
 
 def bundle_reason(scan: ScanContext) -> str:
@@ -97,7 +108,7 @@ def bundle_reason(scan: ScanContext) -> str:
 
 def _load(properties: Properties, examination: str) -> Pipeline:
     bundle = chosen_bundle(properties, examination)
-    device = _device(properties.device)
+    device = device_of(properties.device)
     key: tuple[object, ...] = (bundle, device, properties.acceleration, properties.anomaly)
     if properties.precision != "auto":
         key = (*key, properties.precision)
@@ -117,7 +128,8 @@ def _load(properties: Properties, examination: str) -> Pipeline:
         return _loaded[key]
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device that the property ``device`` asks for; raises InputError if there is none such."""
     import torch
 
     from pass_recon.types import InputError

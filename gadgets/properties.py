@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from xml.etree.ElementTree import Element
 
+from pass_recon.sampling.budget import SUSPICIOUS
 from pass_recon.types import InputError
 
 Mode = Literal["closed_loop", "retrospective", "prospective"]
 Guard = Literal["off", "first", "warn", "replace"]
 Precision = Literal["auto", "float32", "bfloat16"]
 PlanImages = Literal["on", "off", "auto"]
+SecondLook = Literal["off", "slice", "scan"]
 
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
@@ -43,13 +45,18 @@ def _switch_or(*names: str) -> Values:
     return Values(f"on, off or {' or '.join(names)}", lambda text: known[text.lower()])
 
 
-def _number(*, at_least: float) -> Values:
-    def read(text: str) -> float:
-        if not (math.isfinite(value := float(text)) and value >= at_least):
+def _number(*, at_least: float, at_most: float = math.inf, words: str = "", names: tuple[str, ...] = ()) -> Values:
+    """A finite number; or one of some names, which stays a word unless it is ``inf``."""
+
+    def read(text: str) -> Any:
+        if text.lower() in names:
+            return math.inf if text.lower() == "inf" else text.lower()
+        if not (math.isfinite(value := float(text)) and at_least <= value <= at_most):
             raise ValueError(text)
         return value
 
-    return Values(f"a number of at least {at_least:g}", read)
+    bounds = f"at least {at_least:g}" if at_most == math.inf else f"{at_least:g} to {at_most:g}"
+    return Values(" or ".join((words or f"a number of {bounds}", *names)), read)
 
 
 def _matching(pattern: re.Pattern[str], words: str) -> Values:
@@ -114,6 +121,40 @@ class Properties:
             _ON_OR_OFF, "answer a failure with the population plan and the CG-SENSE image, not only with an error"
         ),
     )
+    second_look: SecondLook = field(
+        default="off",
+        metadata=_described(
+            _one_of(*get_args(SecondLook)),
+            "closed loop only: look at each slice once its lines have come, and ask for more lines where something is "
+            "seen; slice: of that slice; scan: of all slices, as soon as one is suspicious",
+        ),
+    )
+    second_look_threshold: float = field(
+        default=SUSPICIOUS,
+        metadata=_described(_number(at_least=0, at_most=1), "anomaly score from which a slice is suspicious"),
+    )
+    second_look_acceleration: float | Literal["auto"] = field(
+        default="auto",
+        metadata=_described(
+            _number(at_least=1, names=("auto",)),
+            "R of a slice with its additional lines, below acceleration; auto: half of acceleration",
+        ),
+    )
+    second_look_deadline_ms: float = field(
+        default=10000.0,
+        metadata=_described(
+            _number(at_least=0),
+            "time from the last line of a slice, or of a scan of them, after which an empty second plan is sent in "
+            "place of a late one",
+        ),
+    )
+    second_look_max_extra: float = field(
+        default=math.inf,
+        metadata=_described(
+            _number(at_least=0, words="a number of lines, at least 0", names=("inf",)),
+            "most additional lines of a whole scan; with second_look=scan every slice gets the same share",
+        ),
+    )
     plan_images: PlanImages = field(
         default="auto",
         metadata=_described(
@@ -147,6 +188,24 @@ class Properties:
             "configuration only, never by the scan's parameters",
         ),
     )
+
+    def __post_init__(self) -> None:
+        if self.looks_again and self.second_acceleration >= self.acceleration:
+            raise InputError(
+                f"the property 'second_look_acceleration' must be below acceleration, which is {self.acceleration:g}, "
+                f"got {self.second_acceleration:g}"
+            )
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether slices may have a second round: a scanner waits, and is told."""
+        return self.second_look != "off" and self.mode == "closed_loop" and self.plan_images != "off"
+
+    @property
+    def second_acceleration(self) -> float:
+        """R of a slice with its additional lines."""
+        given = self.second_look_acceleration
+        return max(self.acceleration / 2, 1.0) if given == "auto" else float(given)
 
     @classmethod
     def from_xml(cls, configuration: Element | None) -> Properties:

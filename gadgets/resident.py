@@ -11,7 +11,8 @@ import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,11 +21,15 @@ from gadgetron.types.recon_data import ReconData
 from gadgets.acs_buffer import buffer_lines
 from gadgets.anomaly_overlay import overlay
 from gadgets.mask_feedback import feed_back
+from gadgets.monitoring.observers import Observer, Observers, Outcome
+from gadgets.monitoring.scan_id import SCAN_ID, in_this_scan, new_scan_id
 from gadgets.mrd import ScanContext
 from gadgets.pacs import sent_to_pacs
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
+from gadgets.protocol import Message
+from gadgets.protocol.bytes import U16
 from gadgets.protocol.connection import GadgetConnection, Stage, converse, share_cores
 from pass_recon.types import InputError, PassError
 
@@ -39,6 +44,7 @@ def serve_resident(
     properties: Properties | None = None,
     ready: Callable[[int], object] | None = None,
     stop: threading.Event | None = None,
+    observers: Sequence[Observer] = (),
 ) -> None:
     """Serve Gadgetron's ``<connect>`` nodes until ``stop`` is set or the main thread is interrupted.
 
@@ -52,6 +58,8 @@ def serve_resident(
         Called with the port once the networks are loaded and servers can connect.
     stop
         Ends the loop; scans that are under way are cut off.
+    observers
+        Who watches the scans.
 
     Raises
     ------
@@ -72,7 +80,7 @@ def serve_resident(
                 connected, peer = listening.accept()
             except TimeoutError:
                 continue
-            threading.Thread(target=_session, args=(connected, peer), name="session", daemon=True).start()
+            threading.Thread(target=_session, args=(connected, peer, observers), name="session", daemon=True).start()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -86,15 +94,33 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _session(connected: socket.socket, peer: object) -> None:
+def _session(connected: socket.socket, peer: object, observers: Sequence[Observer]) -> None:
     """One scan, from the handshake to CLOSE; nothing that happens in it concerns the others."""
-    _log.info("scan from %s", peer)
+    started = time.monotonic()
     with connected:
         try:
             connection = GadgetConnection.accept(connected)
-            converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
         except (OSError, PassError) as error:  # PeerLost is an OSError
-            _log.error("scan from %s ended: %s", peer, error)
+            _log.error("connection from %s ended: %s", peer, error)
+            return
+        connection.scan_id = connection.scan_id or new_scan_id()
+        SCAN_ID.set(connection.scan_id)
+        _log.info("scan %s from %s", connection.scan_id, peer)
+        observed = Observers(observers, connection.scan_id, lambda said: _log.warning("not observed: %s", said))
+        observed.began(b"", connection.header, lambda: connection.waiting)
+        connection.on_sent = lambda frame: observed.sent(Message(U16.unpack_from(frame)[0], frame[U16.size :]))
+        outcome: Outcome = "failed"
+        try:
+            succeeded = converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
+            for failure in connection.failures:
+                observed.told("warning" if failure.severity == "warning" else "error", failure.message)
+            errors = any(failure.severity != "warning" for failure in connection.failures)
+            outcome = "failed" if not succeeded else "with_errors" if errors else "ok"
+        except (OSError, PassError) as error:
+            outcome = "cut"
+            _log.error("scan %s ended: %s", connection.scan_id, error)
+        finally:
+            observed.ended(outcome, time.monotonic() - started)
 
 
 def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:
@@ -123,7 +149,7 @@ class _Worker:
         self._stage, self._send = stage, send
         self._slices: SimpleQueue[ReconData | None] = SimpleQueue()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="reconstruction", daemon=True)
+        self._thread = threading.Thread(target=in_this_scan(self._work), name="reconstruction", daemon=True)
 
     def __enter__(self) -> _Worker:
         self._thread.start()

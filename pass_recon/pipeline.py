@@ -6,6 +6,7 @@ reconstruction and the population plan stay at hand as the fallback; it is the c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -32,7 +33,7 @@ from pass_recon.quality.guard import GUARDS, judge
 from pass_recon.quality.training import check_matrix
 from pass_recon.reconstruction.classical import root_sum_of_squares
 from pass_recon.reconstruction.unrolled import Iterate, UnrolledReconstructor
-from pass_recon.sampling.budget import LEAST_ACCELERATION, MOST_ACCELERATION
+from pass_recon.sampling.budget import LEAST_ACCELERATION, MOST_ACCELERATION, SUSPICIOUS
 from pass_recon.sampling.lines import (
     acquisition_order,
     acs_count,
@@ -69,6 +70,10 @@ class Pipeline:
     guard
         ``"warn"``: the network's image is held against left-out lines and CG-SENSE, which about doubles the time; what
         does not stand is told in ``quality``. ``"replace"``: CG-SENSE's image takes its place. An attribute, too.
+    first
+        The pipeline of the first round, where this one is for slices with the additional lines of a second look: on
+        these the bundle's own reconstructor is 0.3 to 0.7 dB better inside lesions than the general one. An attribute,
+        too.
     precision
         Of the reconstructor's convolutions: ``"float32"``, ``"bfloat16"``, or ``"auto"``, as `in_bfloat16` tells.
 
@@ -88,11 +93,12 @@ class Pipeline:
         acceleration: float | None = None,
         anomaly: bool = True,
         guard: str = "off",
+        first: Pipeline | None = None,
         precision: str = "auto",
     ) -> None:
         if guard not in GUARDS:
             raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {guard!r}")
-        self.guard = guard
+        self.guard, self.first = guard, first
         if bundle == "classical":
             bundle = None
         self.device = torch.device(device)
@@ -184,12 +190,7 @@ class Pipeline:
     ) -> SamplingPlan:
         """The plan for everybody; ``fallback`` says why it is used although a personal one was wanted."""
         acs, within = self.acs(pe), _reachable(pe, reachable)
-        if self.bundle is None:
-            lines = variable_density_lines(pe, self.acceleration, acs, within)
-        else:
-            sampler = self.bundle.sampler
-            logits = (sampler.population(pe) if self._own else sampler.ranked(pe)).cpu()
-            lines = select_lines(logits, acs, line_budget(pe, self.acceleration), within)
+        lines = self._everybodys(pe, self.acceleration, acs, line_budget(pe, self.acceleration), within)
         return SamplingPlan(
             lines=lines,
             order=acquisition_order(lines, acs),
@@ -198,6 +199,72 @@ class Pipeline:
             bundle=self.name,
             fallback=fallback,
         )
+
+    @torch.no_grad()
+    def second_plan(
+        self,
+        plan: SamplingPlan,
+        reconstruction: Reconstruction | None,
+        acceleration: float,
+        *,
+        threshold: float = SUSPICIOUS,
+        most: int | None = None,
+        reachable: tuple[int, int] | None = None,
+    ) -> SamplingPlan:
+        """The additional lines of one slice after a look at its first image: none where nothing was seen.
+
+        They are the ACS of ``acceleration`` and the next ones of the order of lines: a plan nested in that of
+        ``acceleration`` is completed to it. To a patient's own lines, or another scan's, the best others are added.
+
+        Parameters
+        ----------
+        plan
+            The lines that have come.
+        reconstruction
+            The image made of them, of which the score counts. None: the lines are wanted whatever was seen, as where
+            another slice of the scan is suspicious.
+        acceleration
+            R with the additional lines: with them there are round(pe / R) lines.
+        threshold
+            Score from which on more lines are wanted.
+        most
+            No more additional lines than this.
+        reachable
+            First and last line that the scanner can acquire, by default all.
+
+        Returns
+        -------
+        SamplingPlan
+            Of the additional lines alone.
+        """
+        score = reconstruction.score[0] if reconstruction is not None and reconstruction.score else None
+        wanted = reconstruction is None or (score is not None and score >= threshold)
+        pe, came = len(plan.lines), int(plan.lines.sum())
+        budget = max(line_budget(pe, acceleration), came) if wanted else came
+        budget = min(budget, came + most) if most is not None else budget
+        within = _reachable(pe, reachable)
+        given = plan.lines | acs_mask(pe, acs_count(pe, acs_fraction(acceleration)))
+        given = given if within is None else given & (within | plan.lines)
+        given = given if int(given.sum()) <= budget else plan.lines
+        lines = self._everybodys(pe, acceleration, given, budget, within) & ~plan.lines
+        blind = reconstruction is not None and score is None
+        return SamplingPlan(
+            lines=lines,
+            order=tuple(lines.nonzero().flatten().tolist()),
+            acceleration=acceleration,
+            source="population",
+            score=score,
+            bundle=self.name,
+            fallback="no detector has looked at the image" if blind else None,
+        )
+
+    def _everybodys(self, pe: int, acceleration: float, given: Tensor, budget: int, within: Tensor | None) -> Tensor:
+        """The lines ``given`` ``(pe,)`` and the best others for all patients, ``budget`` in all."""
+        if self.bundle is None:
+            return variable_density_lines(pe, acceleration, given, within, budget=budget)
+        sampler = self.bundle.sampler
+        learned = acceleration == self.bundle.acceleration or not sampler.config.ranked
+        return select_lines((sampler.population(pe) if learned else sampler.ranked(pe)).cpu(), given, budget, within)
 
     @torch.no_grad()
     def reconstruct(
@@ -292,9 +359,15 @@ class Pipeline:
             return own
         if not self._own or any(abs(n / self.bundle.sampler.config.lines - 1) > _UNLIKE for n in (ro, pe)):
             return general
-        usual = self.population_plan(pe).lines.to(line_mask.device)
-        common = int((usual & line_mask).sum()) / max(int(usual.sum()), int(line_mask.sum()))
-        return own if common > 1 - _UNLIKE else general
+        alike = (_share_in_common(lines.to(line_mask.device), line_mask) for lines in self._usual_lines(pe))
+        return own if any(share > 1 - _UNLIKE for share in alike) else general
+
+    def _usual_lines(self, pe: int) -> Iterator[Tensor]:
+        """Masks ``(pe,)`` that the bundle's own reconstructor is for."""
+        yield self.population_plan(pe).lines
+        if self.first is not None:
+            begun = self.first.population_plan(pe)
+            yield begun.lines | self.first.second_plan(begun, None, self.acceleration).lines
 
     def _guarded(
         self,
@@ -439,6 +512,10 @@ class Pipeline:
 
 def _reachable(pe: int, reachable: tuple[int, int] | None) -> Tensor | None:
     return None if reachable is None else reachable_lines(pe, *reachable)
+
+
+def _share_in_common(one: Tensor, other: Tensor) -> float:
+    return int((one & other).sum()) / max(int(one.sum()), int(other.sum()))
 
 
 def _batched(array: Tensor) -> Tensor:

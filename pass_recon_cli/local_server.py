@@ -62,6 +62,11 @@ class LocalProcess:
             self._process.kill()
             self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def port(self) -> int:
         """The port on which it listens, once it does.
 

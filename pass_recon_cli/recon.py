@@ -12,7 +12,7 @@ from pass_recon_cli.properties import add_property_options, properties_of
 
 if TYPE_CHECKING:
     from gadgets.converters.image_file import ImageFile
-    from gadgets.mrd.images import Remark
+    from gadgets.offline import Account
     from gadgets.protocol.connection import Failure
 
 DESCRIPTION = """Reconstruct an MRD file with the stages that run in the Gadgetron chain, in one process and without a
@@ -38,62 +38,53 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
-    from gadgets.chain import run_chain
     from gadgets.converters.image_file import ImageFile, default_group
-    from gadgets.mrd import bundle_of, remarks, sentences
     from gadgets.mrd.scan_file import ScanFile
+    from gadgets.offline import Account, reconstructed
     from gadgets.properties import as_texts
-    from gadgets.protocol.connection import Failure
-    from pass_recon.types import PassError
 
     properties = properties_of(args)
     group = args.out_group or default_group()
-    failures: list[Failure] = []
-    said: list[Remark] = []
-    bundle = ""
+    account = Account()
     with ScanFile(args.filename, args.in_group) as source:
         output = ImageFile(args.outfile, group, source.header_xml)
+        lines = _with_bar(source, quiet=args.quiet or args.json)
         try:
-            for item in run_chain(_with_bar(source, quiet=args.quiet or args.json), source.header_xml, properties):
-                if isinstance(item, Failure):
-                    failures.append(item)
-                else:
-                    said += remarks(item)
-                    bundle = bundle or bundle_of(item)
-                    output.append(item)
-        except PassError as error:  # the images that were made before are images all the same
-            failures.append(Failure(str(error), "input"))
+            for image in reconstructed(lines, source.header_xml, properties, account):
+                output.append(image)
         finally:
-            output.describe(args.filename, as_texts(properties), [failure.message for failure in failures])
+            output.describe(args.filename, as_texts(properties), [failure.message for failure in account.failures])
             output.keep()
-    told = [failure.message for failure in failures]
-    failures += [Failure(sentence, "warning") for sentence in sentences(said, told)]
-    return _told(failures, output, args, bundle)
+    return _told(account, output, args)
 
 
-def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace, bundle: str) -> int:
+def _told(account: Account, output: ImageFile, args: argparse.Namespace) -> int:
     """Say what happened; returns the exit code."""
-    failed = not output.kept or any(failure.severity != "warning" for failure in failures)
     if args.json:
         told = {
             "file": str(args.outfile) if output.kept else None,
             "group": output.group,
             "images": output.images,
-            "bundle": bundle,
-            "messages": [{"severity": one.severity, "message": one.message} for one in failures],
+            "bundle": account.bundle,
+            "messages": [{"severity": one.severity, "message": one.message} for one in account.all],
         }
         sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-        return int(failed)
-    for failure in failures:
-        warning = "warning: " if failure.severity == "warning" else ""
-        sys.stderr.write(f"pass-recon recon: {warning}{failure.message}\n")
+        return int(account.failed)
+    write_failures("recon", account.all)
     if not output.kept:
         sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
         return 1
     if not args.quiet:
         sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
-        sys.stdout.write(f"bundle {bundle}\n" if bundle else "")
-    return int(failed)
+        sys.stdout.write(f"bundle {account.bundle}\n" if account.bundle else "")
+    return int(account.failed)
+
+
+def write_failures(command: str, failures: Iterable[Failure], about: str = "") -> None:
+    """Say on stderr what went wrong, a line each."""
+    for failure in failures:
+        warning = "warning: " if failure.severity == "warning" else ""
+        sys.stderr.write(f"pass-recon {command}: {about}{warning}{failure.message}\n")
 
 
 def _with_bar(source: Any, *, quiet: bool) -> Iterable[Any]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+import threading
+from contextlib import ExitStack, suppress
 from typing import Any
 
+from pass_recon_cli.monitoring import add_monitoring_options, monitored
 from pass_recon_cli.properties import add_property_options, properties_of
 
 DESCRIPTION = """Keep all four stages warm in one process. A server that runs pass_recon_resident.xml connects to it for
@@ -21,7 +26,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-p", "--port", type=int, default=18100, help="0 for any free one; default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
     add_property_options(parser, "bundle", "acceleration", "device")
-    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help="end when standard input does: with whoever started this"
+    )
+    add_monitoring_options(parser)
     return parser
 
 
@@ -30,14 +38,29 @@ def run(args: argparse.Namespace) -> int:
     from gadgets.resident import serve_resident
     from pass_recon_cli.serve import announce, log_to_stderr, run_until_signal
 
-    log_to_stderr(quiet=args.quiet)
+    log_to_stderr(quiet=args.quiet, format=args.log_format)
     properties = properties_of(args)
-    return run_until_signal(
-        lambda stop: serve_resident(
-            args.host,
-            args.port,
-            properties=properties,
-            ready=lambda port: announce("resident", args.host, port),
-            stop=stop,
-        )
-    )
+    started = threading.Event()
+
+    def ready(port: int) -> None:
+        announce("resident", args.host, port)
+        started.set()
+
+    def serve_until(stop: threading.Event) -> None:
+        if args.until_stdin_closes:
+            threading.Thread(target=_stop_at_end_of_stdin, args=(stop,), name="stdin", daemon=True).start()
+        with ExitStack() as beside:
+            watching = monitored(args, started, stop, beside, properties.device)
+            serve_resident(
+                args.host, args.port, properties=properties, ready=ready, stop=stop, observers=watching.observers
+            )
+
+    return run_until_signal(serve_until)
+
+
+def _stop_at_end_of_stdin(stop: threading.Event) -> None:
+    descriptor = sys.stdin.fileno()
+    with suppress(OSError):
+        while os.read(descriptor, 1 << 12):  # unlike sys.stdin, holds no lock that the end of the program waits for
+            pass
+    stop.set()

@@ -43,6 +43,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="wait so long for a plan, then take lines of variable density; default: 5, but 60 for the first plan",
     )
     parser.add_argument(
+        "--second-plan-timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="where the chain takes a second look, wait so long at the end for a slice's answer; 0 takes no second "
+        "round; default: %(default)g",
+    )
+    parser.add_argument(
         "--timeout",
         type=float,
         default=300.0,
@@ -117,6 +125,7 @@ def scan_settings(args: argparse.Namespace) -> ScanSettings:
         closed_loop=args.closed_loop,
         acceleration=properties_of(args).acceleration,
         plan_timeout=args.plan_timeout,
+        second_plan_timeout=args.second_plan_timeout,
         repetition_time=args.tr / 1000,
         timeout=args.timeout,
     )
@@ -149,6 +158,9 @@ def summary(report: ScanReport, outfile: str, group: str) -> str:
         waited = "no plan in time" if record.answered is None else f"plan after {1e3 * record.seconds_to_plan:.1f} ms"
         reason = f" ({record.plan.fallback})" if record.plan.fallback else ""
         lines.append(f"{record.key}: {len(record.lines)} lines, {record.plan.source}{reason}, {waited}")
+        if record.second is not None:
+            why = f" ({record.second.fallback})" if record.second.fallback else ""
+            lines[-1] += f", second look: {len(record.additional)} additional lines{why}"
         if record.missing:
             lines[-1] += f", {record.missing} planned lines are not in the file"
     return "\n".join(lines) + "\n"

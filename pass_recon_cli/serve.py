@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from pass_recon_cli.monitoring import add_monitoring_options, monitored
+from pass_recon_cli.spool import add_spool_options, spools
 
 DESCRIPTION = """A server that speaks to Gadgetron clients and runs the chains of this project without a Gadgetron.
 Configurations are found by name in the given folders, then among those that come with the package."""
@@ -39,37 +44,78 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stock-client", action="store_true", help="errors as Text only: the stock client aborts at an Error message"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    parser.add_argument(
+        "--max-scans", type=int, default=0, metavar="N", help="refuse more scans at a time; 0: no limit"
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="on SIGTERM let scans under way go on for so long; default: %(default)s",
+    )
+    parser.add_argument(
+        "--resident",
+        action="store_true",
+        help="run `pass-recon resident` beside it, for pass_recon_resident.xml, and start it again when it dies",
+    )
+    add_spool_options(parser)
+    add_monitoring_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     from gadgets.server.configuration import find
+    from gadgets.server.resident_child import ResidentChild
     from gadgets.server.server import serve
     from gadgets.server.settings import ServerSettings
+    from pass_recon.types import InputError
     from pass_recon_cli.configurations import packaged_configurations
 
-    log_to_stderr(quiet=args.quiet)
+    log_to_stderr(quiet=args.quiet, format=args.log_format)
     folders = [*args.configs, packaged_configurations()]
     find(args.default_config, folders)  # complain before a scanner needs it
+
+    if args.max_scans < 0 or not 0 <= args.drain_seconds < math.inf:
+        raise InputError(
+            f"--max-scans {args.max_scans} and --drain-seconds {args.drain_seconds:g} must not be negative"
+        )
+    started = threading.Event()
 
     def ready(port: int) -> None:
         # Whitening needs torch; imported now, its two seconds are not in the way of the first plan of the first scan.
         import_module("pass_recon.physics.coils")
         announce("serve", args.host, port)
+        started.set()
 
     def serve_until(stop: threading.Event) -> None:
-        settings = ServerSettings(stock_client=args.stock_client, default_config=args.default_config)
-        serve(args.host, args.port, folders, args.allow_client_configs, ready=ready, stop=stop, settings=settings)
+        with ExitStack() as beside:
+            watching = monitored(args, started, stop, beside)
+            if args.resident:
+                child = beside.enter_context(ResidentChild(["--log-format", args.log_format]))
+                watching.readiness.require("resident", child.why_not_ready)
+            settings = ServerSettings(
+                stock_client=args.stock_client,
+                default_config=args.default_config,
+                drain_seconds=args.drain_seconds,
+                max_scans=args.max_scans,
+                observers=(*watching.observers, *spools(args)),
+            )
+            serve(args.host, args.port, folders, args.allow_client_configs, ready=ready, stop=stop, settings=settings)
 
     return run_until_signal(serve_until)
 
 
-def log_to_stderr(*, quiet: bool) -> None:
+def log_to_stderr(*, quiet: bool, format: str = "text") -> None:
     """Send log messages to stderr, with the time."""
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if format == "json":
+        from gadgets.monitoring.logs import JsonFormatter
+
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
 
 
 def announce(command: str, host: str, port: int) -> None:

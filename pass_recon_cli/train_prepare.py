@@ -59,6 +59,9 @@ def _add_fastmri_options(group: Any) -> None:
         "--acquisitions", nargs="+", metavar="NAME", help="in fastMRI's words, or all; default: AXT1 AXFLAIR CORPD_FBK"
     )
     group.add_argument(
+        "--own-split", action="store_true", help="fastMRI's, by the folders multicoil_train, …_val and …_test"
+    )
+    group.add_argument(
         "--resimulate",
         action="store_true",
         help="make k-space from the coil-combined image as the paper did; flatters every result by 2 to 5 dB",
@@ -144,7 +147,7 @@ def _fastmri_jobs(args: argparse.Namespace) -> list[Job]:
         _report_annotations(annotations)
     asked = tuple(args.acquisitions or DEFAULT_ACQUISITIONS)
     wanted = () if "all" in asked else asked
-    settings = FastMriSettings(wanted, tuple(args.matrix), args.resimulate)
+    settings = FastMriSettings(wanted, tuple(args.matrix), args.resimulate, own_split=args.own_split)
     # The dataset may lie inside the folder that it is made from.
     made = set(args.output.glob("*.h5"))
     paths = sorted((path for path in args.fastmri.rglob("*.h5") if path not in made), key=lambda path: path.name)
@@ -204,6 +207,8 @@ def _report_annotations(annotations: Annotations) -> None:
 
 
 def _report(folder: Path, manifest: dict[str, Any], outcomes: list[Outcome]) -> None:
+    from training.data.manifest import is_annotated
+
     cases = manifest["cases"]
     fates = Counter(outcome.fate for outcome in outcomes)
     _say(f"{folder}: {len(cases)} cases ({', '.join(f'{count} {fate}' for fate, count in sorted(fates.items()))})")
@@ -215,7 +220,8 @@ def _report(folder: Path, manifest: dict[str, Any], outcomes: list[Outcome]) -> 
         _say(
             f"  {' '.join(examination)}: {len(members)} cases of {patients} patients "
             f"({', '.join(f'{splits[name]} {name}' for name in ('train', 'validation', 'test'))}); {slices} slices: "
-            f"{abnormal} abnormal, {normal} normal, {slices - abnormal - normal} unlabelled"
+            f"{abnormal} abnormal, {normal} normal, {slices - abnormal - normal} unlabelled; "
+            f"{sum(map(is_annotated, members))} cases with boxes"
         )
     findings: Counter[str] = Counter()
     for case in cases:

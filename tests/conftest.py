@@ -23,12 +23,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow")
+    parser.addoption("--images", action="store_true", help="run the tests of container images")
     parser.addoption("--network", action="store_true", help="run the tests marked network")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     skips = {
         "slow": (not config.getoption("--slow"), "slow: run with --slow"),
+        "fleet": (shutil.which("haproxy") is None, "no haproxy on PATH: make peers"),
+        "images": (not config.getoption("--images") or not _on_path(("podman", "runc")), "images: make images"),
         "network": (not config.getoption("--network"), "network: run with --network"),
         "gpu": (not torch.cuda.is_available(), "no CUDA device on this machine"),
         "gadgetron": (shutil.which("gadgetron") is None, "no Gadgetron on PATH"),

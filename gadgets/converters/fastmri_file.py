@@ -16,6 +16,7 @@ import numpy as np
 from ismrmrd import xsd
 from numpy.typing import NDArray
 
+from gadgets.mrd.dataset import mark_channels_active
 from gadgets.mrd.header_xml import read_header
 from gadgets.mrd.scan_file import without_version
 from pass_recon.anatomies import anatomy_named
@@ -163,8 +164,7 @@ def _slice_acquisitions(
             position=tuple(position), read_dir=tuple(read), phase_dir=tuple(along), slice_dir=tuple(normal),
         )  # fmt: skip
         acquisition.idx.slice, acquisition.idx.kspace_encode_step_1 = index, column - phase // 2 + limit.center
-        for coil in range(line.shape[0]):
-            acquisition.setChannelActive(coil)
+        mark_channels_active(acquisition)
         if column in acs:
             acquisition.setFlag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
         _set_flags(acquisition, first=number == 0, last=number == len(lines) - 1, last_slice=index == slices - 1)

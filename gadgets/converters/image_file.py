@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import ismrmrd
 
+from gadgets.mrd.dataset import dataset, open_dataset
 from pass_recon.common.files import written_aside
 from pass_recon.types import InputError
 
@@ -131,7 +132,7 @@ class ImageFile:
                 del file[self.group]
         else:
             h5py.File(self._aside, "w").close()
-        return ismrmrd.Dataset(str(self._aside), self.group, mode="a")
+        return open_dataset(self._aside, self.group, "a")
 
     def _write_texts(self) -> None:
         # Attributes, as whoever reads the group expects nothing but images in it. Of variable length they may be large.
@@ -156,7 +157,7 @@ class ImageFile:
 
 def read_images(path: str | Path, group: str, series: int) -> list[ismrmrd.Image]:
     """The images of a series, those of another shape last; empty if there is none."""
-    with ismrmrd.Dataset(str(path), group, mode="r") as dataset:
+    with dataset(path, group, "r") as opened:
         of_series = re.compile(rf"image_{series}(_\d+x.*)?")
-        names = sorted(name for name in dataset.list() if of_series.fullmatch(name))
-        return [dataset.read_image(name, number) for name in names for number in range(dataset.number_of_images(name))]
+        names = sorted(name for name in opened.list() if of_series.fullmatch(name))
+        return [opened.read_image(name, number) for name in names for number in range(opened.number_of_images(name))]

@@ -20,6 +20,7 @@ from ismrmrd import xsd
 from torch import Tensor
 
 from gadgets.converters.fastmri_file import embedded_calibration
+from gadgets.mrd.dataset import mark_channels_active
 from pass_recon.anatomies import CONTRASTS, anatomy_named
 from pass_recon.common.files import written_aside
 from pass_recon.common.hdf5 import open_hdf5
@@ -267,8 +268,7 @@ def _fill_header(acquisition: ismrmrd.Acquisition, patient: Patient, slice_index
     acquisition.phase_dir[:] = tuple(phase)
     acquisition.slice_dir[:] = tuple(np.cross(read, phase))
     acquisition.position[:] = tuple(step * (slice_index - (slices - 1) / 2) * patient.slice_mm)
-    for coil in range(acquisition.active_channels):
-        acquisition.setChannelActive(coil)
+    mark_channels_active(acquisition)
 
 
 def _set_flags(

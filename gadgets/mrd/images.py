@@ -37,7 +37,9 @@ _GADGETRON_NAMES = {
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
-def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding, index: int) -> Image:
+def plan_image(
+    plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding, index: int, more: Mapping[str, str] | None = None
+) -> Image:
     """The plan message: uint16 ``(1, 1, pe)``, 1 where a line is to be acquired.
 
     Parameters
@@ -50,10 +52,13 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
         The slice's grid.
     index
         Running number of plans in this scan, from 1.
+    more
+        Further meta.
     """
     meta: dict[str, Any] = {
         "DataRole": PLAN_ROLE,
-        "PASS_lines": [str(line) for line in plan.order],
+        # Left out of an empty plan: a Gadgetron refuses meta without a value.
+        **({"PASS_lines": [str(line) for line in plan.order]} if plan.order else {}),
         "PASS_slice": str(header.idx.slice),
         "PASS_acceleration": f"{plan.acceleration:g}",
         "PASS_bundle": plan.bundle,
@@ -62,6 +67,7 @@ def plan_image(plan: SamplingPlan, header: AcquisitionHeader, encoding: Encoding
         **fallback_meta(plan.fallback),
         **quality_meta(plan.quality),
         **seconds_meta(plan.seconds),
+        **(more or {}),
     }
     data = plan.lines.numpy().astype(np.uint16)[None, None, None, :]
     return _image(data, _header(header, encoding, constants.IMTYPE_MAGNITUDE, PLAN_SERIES, index), meta)

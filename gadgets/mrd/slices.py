@@ -131,6 +131,10 @@ class Slice:
         self._acs_told = True
         return not told or before != self.centre_step
 
+    def has_all_of(self, acquisition: Acquisition) -> bool:
+        """Whether this line has come as often as the header says."""
+        return self.lines.counts.get(acquisition.idx.kspace_encode_step_1, 0) >= self.encoding.averages
+
     def is_full(self) -> bool:
         """Whether every line has come as often as the header says."""
         counts, wanted = self.lines.counts, self.encoding.averages
@@ -149,6 +153,7 @@ class SliceSorter:
         self._scan = scan
         self._open: dict[SliceKey, Slice] = {}
         self._over: set[SliceKey] = set()
+        self._kept: dict[SliceKey, Slice] = {}  # over, unless a second look brings more lines
         self._flags = 0
         self._ended_repetitions: set[int] = set()
         self._references: dict[SliceKey, LineSet] = {}
@@ -182,11 +187,14 @@ class SliceSorter:
         """
         key = SliceKey.of(acquisition)
         encoding = self._scan.encoding(key.encoding)
-        if key in self._over:
+        again = self._open.get(key) or self._kept.get(key)
+        if key in self._over and (again is None or again.has_all_of(acquisition)):
             raise Late(
                 f"the line came after the slice was over (average {acquisition.idx.average}; the header speaks of "
                 f"{encoding.averages})"
             )
+        if key in self._kept:
+            self._open[key] = self._kept.pop(key)
         if key not in self._open:
             reference = self._references.setdefault(key, LineSet())
             self._open[key] = Slice(key, encoding, self._scan.acs_lines(encoding), reference)
@@ -212,8 +220,18 @@ class SliceSorter:
         """Slices that are over with this acquisition, whether or not its line could be used."""
         key = SliceKey.of(acquisition)
         for other in [other for other in self._open if self._is_over(other, key, acquisition)]:
+            part = self._open.pop(other)
+            if self._scan.properties.looks_again and other not in self._over:
+                self._keep(part)
             self._over.add(other)
-            yield self._open.pop(other)
+            yield part
+
+    def _keep(self, part: Slice) -> None:
+        """Until its second round; of a series of repetitions the last two, or it would grow without end."""
+        self._kept[part.key] = part
+        for key in [key for key in self._kept if _is_earlier_repetition(key, part.key)]:
+            if key.repetition < part.key.repetition - 1:
+                del self._kept[key]
 
     def rest(self) -> Iterator[tuple[Slice, bool]]:
         """What is left at the end of the stream, each with whether its last lines are plainly missing."""

@@ -19,7 +19,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal, NoReturn
@@ -31,6 +31,7 @@ from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets import protocol
+from gadgets.monitoring.scan_id import META, scan_id_of
 from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 from gadgets.protocol import MessageId, name_of
@@ -90,6 +91,10 @@ class GadgetConnection:
     ----------
     texts
         What came as Text.
+    scan_id
+        Told with each image; empty to tell none.
+    on_sent
+        Called with each message that went out.
     """
 
     def __init__(
@@ -104,6 +109,8 @@ class GadgetConnection:
         # A server hands on what its client sent, and some clients count a NUL into the length.
         self.config, self.header = config, header.partition(b"\0")[0]
         self.texts: list[str] = []
+        self.scan_id = scan_id_of(config)
+        self.on_sent: Callable[[bytes], None] | None = None
         self._patient = patient
         self.forward: Callable[[Any], bool] | None = None
         self._channel, self._on_lost = channel, on_lost
@@ -136,6 +143,16 @@ class GadgetConnection:
             config = None
         return cls(channel, config, parts[1], patient=True)
 
+    @property
+    def failures(self) -> Sequence[Failure]:
+        """What went wrong so far."""
+        return self._failures
+
+    @property
+    def waiting(self) -> int:
+        """How many messages came that nobody has taken yet."""
+        return self._queue.qsize()
+
     def items(self) -> Iterator[Any]:
         """What the server sends, until it sends CLOSE.
 
@@ -167,7 +184,11 @@ class GadgetConnection:
             self._failures.append(item)
         else:
             check_types(item)
-            self._channel.send(protocol.encode(item))
+            if self.scan_id and isinstance(item, ismrmrd.Image):
+                item.meta[META] = self.scan_id
+            self._channel.send(frame := protocol.encode(item))
+            if self.on_sent is not None:
+                self.on_sent(frame)
 
     def finish(self) -> None:
         """Tell the failures, say CLOSE and hang up; never raises, because nothing more can be done about it."""

@@ -2,7 +2,8 @@
 
 Plain: the whole file is sent, as the stock client would. Closed loop: for each slice the ACS lines are sent, the plan
 is awaited, and the lines of the plan are sent and no others; while one slice waits for its plan, or is being
-reconstructed, the ACS of the next goes out.
+reconstructed, the ACS of the next goes out. Where the chain takes a second look, the additional lines of a slice go out
+once the slice that is under way is over; at the end the answers that are missing are awaited.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pass_recon.types import InputError
 
 FIRST_PLAN_TIMEOUT = 60.0  # a server that has only just been asked still starts its gadgets
 PLAN_TIMEOUT = 5.0
+SECOND_PLAN_TIMEOUT = 60.0  # the chain answers by its own deadline, unless it is gone
 _AFTER_ERROR = 1.0  # that the server has reported before it sent any plan: there will hardly be one
 SILENCE_TIMEOUT = 300.0  # one large slice on a slow machine may take minutes
 Progress = Callable[[int, int], None]
@@ -52,6 +54,9 @@ class ScanSettings:
     plan_timeout
         Seconds to wait for a plan before lines of variable density are taken; by default `PLAN_TIMEOUT`, and
         `FIRST_PLAN_TIMEOUT` for the first plan.
+    second_plan_timeout
+        Seconds to wait, once all slices have been sent, for an answer to a slice that is to be looked at; 0 scans
+        without a second round.
     repetition_time
         Seconds between lines; 0 sends as fast as the server takes them.
     timeout
@@ -67,6 +72,7 @@ class ScanSettings:
     closed_loop: bool = False
     acceleration: float = 4.0
     plan_timeout: float | None = None
+    second_plan_timeout: float = SECOND_PLAN_TIMEOUT
     repetition_time: float = 0.0
     timeout: float = SILENCE_TIMEOUT
 
@@ -93,6 +99,10 @@ class SliceReport:
         When the first line after the ACS was about to be sent, and when the last one had been sent.
     missing
         Planned lines that the file does not hold.
+    second
+        The second plan; None if there was no second look, or no answer.
+    additional
+        The lines of the second plan that were sent.
     """
 
     key: SliceKey
@@ -104,6 +114,8 @@ class SliceReport:
     first_planned: float = 0.0
     last_planned: float = 0.0
     missing: int = 0
+    second: PlannedLines | None = None
+    additional: list[int] = field(default_factory=list)
 
     @property
     def seconds_to_plan(self) -> float:
@@ -291,11 +303,56 @@ class _Sender:
         for number in order.preparation:
             self._line(source.acquisition(number))
         begun: tuple[SliceLines, SliceReport] | None = None
+        unanswered: list[tuple[SliceLines, SliceReport]] = []
         for current, following in zip(order.slices, [*order.slices[1:], None], strict=True):
             lines, record = begun or self._begin(source, order, current)
             ahead = following is not None and not _same_but_for_repetition(current.key, following.key)
             begun = self._begin(source, order, following) if following and ahead else None
             self._finish(source, order, lines, record, end=following is None)
+            if record.plan is not None and record.plan.second_look and self._settings.second_plan_timeout > 0:
+                unanswered.append((lines, record))
+            unanswered = [one for one in unanswered if not self._look_again(source, order, *one, patience=0.0)]
+        self._await_answers(source, order, unanswered)
+
+    def _await_answers(
+        self, source: ScanFile, order: ScanOrder, unanswered: list[tuple[SliceLines, SliceReport]]
+    ) -> None:
+        seconds = self._settings.second_plan_timeout
+        due = time.perf_counter() + seconds
+        for lines, record in unanswered:
+            if self._look_again(source, order, lines, record, patience=max(due - time.perf_counter(), 0.0)):
+                due = time.perf_counter() + seconds
+            elif self._receiver.ended:
+                raise protocol.PeerLost("it ended the conversation")
+            else:
+                self._report.warnings.append(
+                    f"{record.key}: no second plan came within {seconds:g} s; the image of the first round stands"
+                )
+
+    def _look_again(
+        self, source: ScanFile, order: ScanOrder, lines: SliceLines, record: SliceReport, *, patience: float
+    ) -> bool:
+        """Send the additional lines of a slice; False if there is no second plan yet."""
+        received = self._receiver.wait_for_plan(record.key[1:], patience, number=2)
+        if received is None:
+            return False
+        plan = received[0]
+        if plan.pe != order.pe:
+            self._report.warnings.append(
+                f"{record.key}: the second plan is for {plan.pe} lines, the scan has {order.pe}: it is not followed"
+            )
+            return True
+        record.second = plan
+        wanted = [line for line in plan.order if line not in record.lines]
+        record.missing += sum(line not in lines.numbers for line in wanted)
+        numbers = lines.acquisitions(wanted)
+        self._total += len(numbers)
+        for number in numbers:
+            acquisition = source.acquisition(number)
+            mark(acquisition, acs=False, first=False, last=number == numbers[-1], end=False)
+            self._line(acquisition)
+        record.additional = [line for line in wanted if line in lines.numbers]
+        return True
 
     def _begin(self, source: ScanFile, order: ScanOrder, lines: SliceLines) -> tuple[SliceLines, SliceReport]:
         record = SliceReport(lines.key, order.acs)
@@ -313,6 +370,7 @@ class _Sender:
         numbers = lines.acquisitions(wanted)
         record.missing = sum(line not in lines.numbers for line in wanted)
         record.first_planned = self._receiver.elapsed()
+        end = end and not plan.second_look  # a second round may follow
         for number in numbers:
             acquisition = source.acquisition(number)
             last = number == numbers[-1]

@@ -35,12 +35,18 @@ class PlannedLines:
         ``"personal"`` or ``"population"`` as the server says; ``"variable density"`` where the scanner had to choose.
     fallback
         Why it is not the plan that was asked for; empty if nothing failed.
+    second_look
+        What kind of second look is to follow, ``"slice"`` or ``"scan"``; empty if none is.
+    round
+        2 for the additional lines of a second look.
     """
 
     order: tuple[int, ...]
     pe: int
     source: str
     fallback: str = ""
+    second_look: str = ""
+    round: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,11 @@ def read_plan(image: ismrmrd.Image) -> PlannedLines | None:
         raise InputError(f"the plan for slice {image.slice} names lines that are no numbers: {error}") from error
     if sorted(lines) != mask.nonzero()[0].tolist():
         raise InputError(f"the plan for slice {image.slice} contradicts itself: its lines are not those of its mask")
-    source, fallback = image.meta.get("PASS_source", ""), image.meta.get("PASS_fallback", "")
-    return PlannedLines(lines, len(mask), str(source), str(fallback))
+    source, fallback, second_look = (
+        str(image.meta.get(name, "")) for name in ("PASS_source", "PASS_fallback", "PASS_second_look")
+    )
+    number = 2 if str(image.meta.get("PASS_round", "")) == "2" else 1
+    return PlannedLines(lines, len(mask), source, fallback, second_look, number)
 
 
 class Receiver:
@@ -108,7 +117,7 @@ class Receiver:
         self._channel, self._output = channel, output
         self._began = time.perf_counter()
         self._heard = 0.0  # when the last message came
-        self._plans: dict[ImageKey, tuple[PlannedLines, float]] = {}
+        self._plans: dict[tuple[ImageKey, int], tuple[PlannedLines, float]] = {}
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -124,17 +133,18 @@ class Receiver:
         return time.perf_counter() - self._began
 
     def wait_for_plan(
-        self, key: ImageKey, timeout: float, *, after_error: float = math.inf
+        self, key: ImageKey, timeout: float, *, number: int = 1, after_error: float = math.inf
     ) -> tuple[PlannedLines, float] | None:
-        """The plan of a slice and when it came; None if it does not come in time, or never will.
+        """The plan of a slice for a round and when it came; None if it does not come in time, or never will.
 
         Where the server has reported an error and sent no plan yet, it is waited for no longer than ``after_error``.
         """
+        wanted = key, number
         with self._changed:
-            self._changed.wait_for(lambda: key in self._plans or self._ended or self._fails(), timeout)
-            if key not in self._plans and self._fails():
-                self._changed.wait_for(lambda: key in self._plans or self._ended, min(timeout, after_error))
-            return self._plans.get(key)
+            self._changed.wait_for(lambda: wanted in self._plans or self._ended or self._fails(), timeout)
+            if wanted not in self._plans and self._fails():
+                self._changed.wait_for(lambda: wanted in self._plans or self._ended, min(timeout, after_error))
+            return self._plans.get(wanted)
 
     def _fails(self) -> bool:
         return bool(self.errors) and not self._plans
@@ -197,7 +207,7 @@ class Receiver:
             self.errors.append(str(error))
         if plan is not None and plan.source != "acquired":
             with self._changed:
-                self._plans.setdefault(key, (plan, now))
+                self._plans.setdefault((key, plan.round), (plan, now))
                 self._changed.notify_all()
         self.remarks += remarks(image)
         self.bundle = self.bundle or bundle_of(image)

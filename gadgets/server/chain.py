@@ -87,6 +87,11 @@ class Chain:
         """First to last."""
         return self._nodes
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for a node."""
+        return sum(node.waiting for node in self._nodes)
+
     def wait(self, seconds: float) -> bool:
         """Whether all results have been handed over and all processes are gone, waiting for it so long."""
         return self._tail.ended.wait(seconds) and all(node.join(seconds) for node in self._nodes)

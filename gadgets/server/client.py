@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 
 from gadgets import protocol
+from gadgets.monitoring.observers import Observers
 from gadgets.protocol import DATA_MESSAGES, Channel, Message, PeerLost, name_of
 from gadgets.protocol.bytes import U16
 
@@ -34,6 +35,8 @@ class Client:
 
     Attributes
     ----------
+    observers
+        Who watches what is sent.
     fire
         Whether this is a FIRE client, by what it has sent: strings that end with a NUL, or parameters in JSON.
     """
@@ -43,6 +46,7 @@ class Client:
         self.writers: frozenset[int] = frozenset()
         self.sent: Counter[str] = Counter()
         self.errors: dict[str, None] = {}  # ordered, without repetitions
+        self.observers = Observers((), "", self.warn_of_observer)
         self.lost = threading.Event()
         self.done = threading.Event()
         self._channel = channel
@@ -68,6 +72,7 @@ class Client:
         if content in self.errors:
             return  # the same fault in each of a thousand lines is one error
         log.error("%s", content)
+        self.observers.told("error", message)
         if len(self.errors) < _MOST_ERRORS:
             self.errors[content] = None
             self._tell(f"ERR [{location}] {message}" if self.fire else content)
@@ -75,7 +80,12 @@ class Client:
     def warn(self, location: str, message: str) -> None:
         """Tell the client of something odd that stops nothing, as Text."""
         log.warning("[%s] %s", location, message)
+        self.observers.told("warning", message)
         self._tell(f"WRN [{location}] {message}" if self.fire else f"[{location}] WARNING: {message}")
+
+    def warn_of_observer(self, message: str) -> None:
+        """Somebody who watched this scan has failed, which is no fault of the scan."""
+        self.warn("server", message)
 
     def inform(self, message: str) -> None:
         """Tell a FIRE client, at its console, what is being done; others have asked for it themselves."""
@@ -110,3 +120,5 @@ class Client:
             return
         if (identifier := U16.unpack_from(frame)[0]) in DATA_MESSAGES:
             self.sent[name_of(identifier)] += 1
+            if self.observers:
+                self.observers.sent(Message(identifier, frame[U16.size :]))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gadgets.monitoring.scan_id import with_scan_id
 from gadgets.properties import name_value_pairs, table
 from gadgets.protocol.bytes import TEXT_LIMIT
 from gadgets.protocol.messages import DATA_MESSAGES, RULES
@@ -145,6 +146,24 @@ def for_scan(configuration: Configuration, properties: Mapping[str, str], *, pla
         for node in configuration.nodes
     )
     return replace(configuration, nodes=nodes)
+
+
+def of_scan(configuration: Configuration, scan_id: str) -> Configuration:
+    """The configuration whose gadgets are told the id of their scan."""
+    nodes = tuple(
+        replace(node, configuration=with_scan_id(node.configuration, scan_id))
+        if isinstance(node, External) and _takes_properties(node)
+        else node
+        for node in configuration.nodes
+    )
+    return replace(configuration, nodes=nodes)
+
+
+def properties_document(configuration: Configuration) -> bytes:
+    """The ``<configuration>`` of our chain, as its first node gets it; empty without one."""
+    ours = (node for node in configuration.nodes if isinstance(node, External) and _takes_properties(node))
+    document = next((node.configuration for node in ours), b"")
+    return document if b"<configuration" in document else b""
 
 
 def takes_properties(configuration: Configuration) -> bool:

@@ -10,6 +10,7 @@ import threading
 import time
 
 from gadgets import protocol
+from gadgets.monitoring.scan_id import in_this_scan
 from gadgets.protocol import Channel, Message, MessageId, PeerLost, ProtocolError, name_of
 from gadgets.server.configuration import Connect, Execute, External
 from gadgets.server.nodes import Report, Sink
@@ -48,7 +49,12 @@ class ExternalNode:
         self._ending = threading.Lock()
         self._channel: Channel | None = None
         self._process: Process | None = None
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=in_this_scan(self._run), name=self.name, daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages the process has not taken yet."""
+        return self._outbox.qsize()
 
     def start(self) -> None:
         """Reach for the process."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ismrmrd import Acquisition
 
+from gadgets.monitoring.scan_id import in_this_scan
 from gadgets.protocol import WARNING, Message, MessageId, message_of
 from pass_recon.types import InputError
 
@@ -32,6 +33,10 @@ class Sink(Protocol):
 
 class Node(Sink, Protocol):
     """A sink with something behind it."""
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be worked on."""
 
     def start(self) -> None:
         """Begin to work."""
@@ -70,7 +75,12 @@ class StockNode:
         self._told = 0  # of the gadget's remarks
         self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._aborted = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=in_this_scan(self._run), name=name, daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are queued."""
+        return self._queue.qsize()
 
     def put(self, message: Message) -> None:
         """Queue a message."""

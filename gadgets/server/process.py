@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from pathlib import Path
 
+from gadgets.monitoring.scan_id import in_this_scan
 from gadgets.server.configuration import Execute
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Process:
             start_new_session=True,  # Ctrl-C is for the server, which then ends its gadgets itself
         )
         self._output: deque[str] = deque(maxlen=50)
-        self._pump = threading.Thread(target=self._log_output, name=f"log-{self.name}", daemon=True)
+        self._pump = threading.Thread(target=in_this_scan(self._log_output), name=f"log-{self.name}", daemon=True)
         self._pump.start()
         log.info("started %s as process %d", self.name, self._process.pid)
 

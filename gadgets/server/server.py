@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,13 +105,17 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _accept(listening: socket.socket, settings: ServerSettings, stop: threading.Event) -> None:
     sessions: dict[threading.Thread, Session] = {}
+    most = settings.max_scans
     listening.settimeout(_POLL_SECONDS)
     try:
         while not stop.is_set():
             sessions = {thread: session for thread, session in sessions.items() if thread.is_alive()}
             try:
                 connected, address = listening.accept()
-                session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings)
+                full = f"{len(sessions)} scans are under way, which is as many as this server takes" * (
+                    0 < most <= len(sessions)
+                )
+                session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings, refusal=full)
             except TimeoutError:
                 continue
             except OSError as error:  # a client that is gone already, or no more descriptors: neither ends the server
@@ -122,8 +127,21 @@ def _accept(listening: socket.socket, settings: ServerSettings, stop: threading.
             thread.start()
     except KeyboardInterrupt:
         log.info("interrupted")
+    else:
+        _drain(sessions, listening, settings.drain_seconds)
     finally:
         _stop(sessions)
+
+
+def _drain(sessions: dict[threading.Thread, Session], listening: socket.socket, seconds: float) -> None:
+    """Let scans under way come to their end; whoever comes now finds nobody."""
+    if not seconds or not any(thread.is_alive() for thread in sessions):
+        return
+    listening.close()
+    log.info("%d scans are under way and have %g s to end", sum(thread.is_alive() for thread in sessions), seconds)
+    until = time.monotonic() + seconds
+    for thread in sessions:
+        thread.join(max(until - time.monotonic(), 0))
 
 
 def _stop(sessions: dict[threading.Thread, Session]) -> None:

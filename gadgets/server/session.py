@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+from gadgets.monitoring.observers import Observers, Outcome
+from gadgets.monitoring.scan_id import SCAN_ID, new_scan_id
 from gadgets.mrd.header_xml import read_header
 from gadgets.properties import table
 from gadgets.protocol import DATA_MESSAGES, Channel, Message, MessageId, PeerLost, ProtocolError, name_of
@@ -22,7 +24,9 @@ from gadgets.server.configuration import (
     differing_properties,
     find,
     for_scan,
+    of_scan,
     parse,
+    properties_document,
     takes_properties,
 )
 from gadgets.server.queries import answer
@@ -45,11 +49,15 @@ class Session:
         Who it is, for the log.
     settings
         Of the server.
+    refusal
+        Why this client is not served; empty if it is.
     """
 
-    def __init__(self, channel: Channel, peer: str, settings: ServerSettings) -> None:
-        self._channel, self._peer, self._settings = channel, peer, settings
+    def __init__(self, channel: Channel, peer: str, settings: ServerSettings, refusal: str = "") -> None:
+        self._channel, self._peer, self._settings, self._refusal = channel, peer, settings, refusal
+        self._scan_id = new_scan_id()
         self._client = Client(channel, errors_as_text_only=settings.stock_client)
+        self._client.observers = Observers(settings.observers, self._scan_id, self._client.warn_of_observer)
         self._chain: Chain | None = None
         self._received: Counter[str] = Counter()
         self._config_name = "no configuration"
@@ -59,6 +67,7 @@ class Session:
     def run(self) -> None:
         """Everything from the first message to the end of the last process."""
         started = time.monotonic()
+        SCAN_ID.set(self._scan_id)
         log.info("session of %s begins", self._peer)
         try:
             self._talk()
@@ -73,6 +82,10 @@ class Session:
         finally:
             self._finish()
             self._log_end(time.monotonic() - started)
+            if self._chain is not None or (
+                self._client.errors and self._received
+            ):  # who only knocks, or asks, is no scan
+                self._client.observers.ended(self._outcome(), time.monotonic() - started)
 
     def stop(self) -> None:
         """End the session early, from another thread."""
@@ -90,6 +103,8 @@ class Session:
         asked = self._next()
         if asked.id == MessageId.CLOSE:
             return
+        if self._refusal:
+            raise InputError(self._refusal)
         # How a client wants to be told of errors shows in its header, so that this is read before anything is said.
         early = self._channel.readable(self._settings.idle_seconds)
         header_xml = self._read_header() if early else None
@@ -110,7 +125,12 @@ class Session:
         refuse_missing(configuration)
         for difference in differing_properties(configuration):
             self._client.warn("server", difference)
+        properties = properties_document(configuration)
+        configuration = of_scan(configuration, self._scan_id)
         self._chain = Chain(configuration, header_xml, header, self._client, self._client.report, self._settings)
+        self._client.observers.began(properties, header_xml, lambda: self._chain.waiting if self._chain else 0)
+        if first.id in DATA_MESSAGES or first.id == MessageId.CLOSE:
+            self._client.observers.received(first)
         self._stream(configuration, self._chain, first if parameters is None else self._next())
 
     def _next(self) -> Message:
@@ -124,6 +144,8 @@ class Session:
                 continue
             self._closed_by_client = message.id == MessageId.CLOSE
             self._client.fire |= message.terminated
+            if self._chain is not None and (self._closed_by_client or message.id in DATA_MESSAGES):
+                self._client.observers.received(message)
             return message
 
     def _configuration(self, asked: Message, parameters: Mapping[str, str]) -> tuple[Configuration, str]:
@@ -266,6 +288,13 @@ class Session:
                     if not self._channel.take():
                         return
                     quiet_since = time.monotonic()
+
+    def _outcome(self) -> Outcome:
+        if not self._closed_by_client or self._client.lost.is_set():
+            return "cut"
+        if not self._client.errors:
+            return "ok"
+        return "with_errors" if self._client.sent else "failed"
 
     def _log_end(self, seconds: float) -> None:
         log.info(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gadgets.monitoring.observers import Observer
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -31,6 +33,12 @@ class ServerSettings:
         may take after the configuration before the configuration alone is judged.
     refused_seconds
         The same for a client that was refused, but whose lines still come.
+    drain_seconds
+        How long scans under way may go on once the server is to stop; meanwhile nobody is accepted.
+    max_scans
+        How many clients are served at a time, 0 for any number; one more is told so and refused.
+    observers
+        Who watches the scans.
     """
 
     config_folders: tuple[Path, ...] = ()
@@ -42,3 +50,6 @@ class ServerSettings:
     grace_seconds: float = 5.0
     idle_seconds: float = 5.0
     refused_seconds: float = 60.0
+    drain_seconds: float = 0.0
+    max_scans: int = 0
+    observers: tuple[Observer, ...] = ()

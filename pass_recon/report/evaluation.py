@@ -86,6 +86,26 @@ def write_bars(path: Path, panels: Sequence[Panel], *, title: str) -> None:
     _save(figure, path)
 
 
+def write_free_response(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> None:
+    """Write a PNG of free-response curves: share of lesions found against false boxes an image, by what they are of."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 4.4), facecolor=BACKGROUND, dpi=130)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    axes = figure.subplots()
+    for number, (name, curve) in enumerate(curves.items()):
+        rates, shares = np.array(sorted(curve)).T
+        colour = _SERIES_COLOURS[number % len(_SERIES_COLOURS)]
+        axes.step(rates, np.maximum.accumulate(shares), where="post", color=colour, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1), facecolor=BACKGROUND)
+    axes.set_xlabel("false boxes an image", color=TEXT)
+    axes.set_ylabel("share of lesions found", color=TEXT)
+    axes.tick_params(colors=FAINT)
+    axes.legend(frameon=False, labelcolor=TEXT, loc="lower right")
+    figure.suptitle(title, color=TEXT, fontsize=13, weight="bold")
+    _save(figure, path)
+
+
 def _draw_panel(axes: Any, panel: Panel, *, named: bool) -> None:
     places = np.arange(len(panel.rows))[::-1]
     thickness = 0.8 / len(panel.series)

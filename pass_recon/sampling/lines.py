@@ -122,7 +122,9 @@ def equispaced_lines(pe: int, acceleration: float, acs: Tensor) -> Tensor:
     return _by_density(torch.ones(pe), acs, line_budget(pe, acceleration))
 
 
-def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable: Tensor | None = None) -> Tensor:
+def variable_density_lines(
+    pe: int, acceleration: float, acs: Tensor, reachable: Tensor | None = None, *, budget: int | None = None
+) -> Tensor:
     """The ACS and lines that thin out towards high frequencies: the population plan that needs no training.
 
     The density falls as ``(1 − |k|)^(R / 2)`` to a floor of one tenth: of the powers 1, 2, 3, 4 and 6 the best for
@@ -139,6 +141,8 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable:
         ``(pe,)`` bool.
     reachable
         As in ``select_lines``.
+    budget
+        Another number of lines than round(pe / R).
 
     Returns
     -------
@@ -146,9 +150,8 @@ def variable_density_lines(pe: int, acceleration: float, acs: Tensor, reachable:
         ``(pe,)`` bool.
     """
     radius = (torch.arange(pe) - pe // 2).abs() / (pe / 2)
-    return _by_density(
-        (1 - radius).clamp(min=0) ** (acceleration / 2) + 0.1, acs, line_budget(pe, acceleration), reachable
-    )
+    count = line_budget(pe, acceleration) if budget is None else budget
+    return _by_density((1 - radius).clamp(min=0) ** (acceleration / 2) + 0.1, acs, count, reachable)
 
 
 def _by_density(density: Tensor, acs: Tensor, budget: int, reachable: Tensor | None = None) -> Tensor:

@@ -101,7 +101,7 @@ def resample_lines(logits: Tensor, pe: int, acs: Tensor | None = None) -> Tensor
     pe
         Number of lines wanted; for ``pe == n`` the logits come back as they are.
     acs
-        ``(n,)`` bool on the CPU: lines whose logits mean nothing and must not reach their neighbours.
+        ``(n,)`` bool: lines whose logits mean nothing and must not reach their neighbours.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def resample_lines(logits: Tensor, pe: int, acs: Tensor | None = None) -> Tensor
     n = logits.shape[-1]
     if pe == n:
         return logits
-    known = torch.arange(n) if acs is None or bool(acs.all()) else (~acs).nonzero().flatten()
+    known = torch.arange(n) if acs is None or bool(acs.all()) else (~acs).nonzero().flatten().cpu()
     wanted = (torch.arange(pe).double() - pe // 2) * (n / pe) + n // 2
     above = torch.searchsorted(known.double(), wanted).clamp(max=len(known) - 1)
     below = (above - 1).clamp(min=0)
@@ -135,13 +135,16 @@ class PopulationLogits(nn.Module):
         highest logits of a smooth density would all lie at the centre, a plan that is poor and hard to learn away from.
     """
 
+    acs: Tensor
+
     def __init__(self, lines: int, acs_fraction: float, *, acceleration: float | None = None) -> None:
         super().__init__()
-        self.acs = acs_mask(lines, acs_count(lines, acs_fraction))
+        acs = acs_mask(lines, acs_count(lines, acs_fraction))
+        self.register_buffer("acs", acs, persistent=False)
         radius = (torch.arange(lines) - lines // 2).abs() * (2 / lines)
         logits = 1 - 2 * radius
         if acceleration is not None:
-            chosen = variable_density_lines(lines, acceleration, self.acs)
+            chosen = variable_density_lines(lines, acceleration, acs)
             logits = 0.05 * logits + torch.where(chosen, _CHOSEN, -_CHOSEN)
         self.logits = nn.Parameter(logits)
 

@@ -134,7 +134,7 @@ def test_completions_are_what_the_shell_takes(shell, tmp_path, capsys):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on PATH")
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("pass-recon rep", "report"), ("pass-recon dicom --enh", "--enhanced"), ("pass-recon bundle v", "verify")],
+    [("pass-recon repo", "report"), ("pass-recon dicom --enh", "--enhanced"), ("pass-recon bundle v", "verify")],
 )
 def test_bash_completes(line, expected):
     words = line.split()

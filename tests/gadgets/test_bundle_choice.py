@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gadgets.mrd import ScanContext
-from gadgets.pipelines import chosen_bundle
+from gadgets.pipelines import chosen_bundle, pipeline_for, second_pipeline
 from gadgets.properties import Properties
+from tests.gadgets.pipelines import Detecting
 
 HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{study}
 <measurementInformation><patientPosition>HFS</patientPosition><protocolName>{protocol}</protocolName>
@@ -95,3 +96,31 @@ def test_auto_takes_the_shipped_bundle_of_the_examination_whose_acceleration_is_
 def test_a_bundle_that_was_asked_for_is_taken_whatever_the_header_says():
     assert chosen_bundle(Properties(bundle="./mine"), "knee-pd") == "./mine"
     assert chosen_bundle(Properties(bundle="classical"), "brain-t1") is None
+
+
+@pytest.mark.parametrize(
+    ("bundle", "acceleration", "second", "expected"),
+    [
+        ("auto", "8", "4", "knee-pd-4x"),
+        ("knee-pd-8x", "8", "4", "knee-pd-4x"),
+        ("knee-pd-8x", "8", "6", "knee-pd-8x"),
+        ("classical", "8", "4", "classical"),
+    ],
+)
+def test_additional_lines_go_to_the_shipped_bundle_of_their_acceleration(bundle, acceleration, second, expected):
+    given = {"bundle": bundle, "acceleration": acceleration, "second_look_acceleration": second, "device": "cpu"}
+    given |= {"mode": "closed_loop", "second_look": "slice"}
+    scan = ScanContext(HEADER.format(space=SPACE, study="", protocol="knee_pd"), Properties.from_text(given))
+    first = pipeline_for(scan)
+    found = second_pipeline(scan, first)
+    assert found.name == expected
+    assert (found is first) == (expected == first.name == "classical")
+    assert found.acceleration == (float(acceleration) if found is first else float(second))
+    assert first.first is None, "the pipeline is shared with other scans"
+
+
+def test_a_bundle_of_ones_own_is_for_both_rounds():
+    given = Properties.from_text({"mode": "closed_loop", "second_look": "slice", "acceleration": "8"})
+    scan = ScanContext(HEADER.format(space=SPACE, study="", protocol="pd"), given)
+    first = Detecting()
+    assert second_pipeline(scan, first) is first

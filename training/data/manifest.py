@@ -85,7 +85,8 @@ def assign_splits(
 def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Outcome] = ()) -> dict[str, Any]:
     """Describe all cases of a dataset in ``manifest.json``.
 
-    Assignments and skipped files of an earlier manifest stand, unless seed or fractions changed or the outcome is new.
+    Assignments and skipped files of an earlier manifest stand, unless seed or fractions changed or the outcome is new;
+    those that the source gives always stand.
     """
     earlier = _earlier(folder)
     same = earlier.get("seed") == settings.seed and earlier.get("fractions") == list(settings.fractions)
@@ -95,7 +96,8 @@ def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Out
     for anatomy in sorted({case["anatomy"] for case in cases}):
         # Each by itself, so that none lacks a split because the other has it.
         patients = {case["patient_id"] for case in cases if case["anatomy"] == anatomy}
-        splits |= assign_splits(patients, settings, known | splits)
+        given = {case["patient_id"]: case["given_split"] for case in cases if case["given_split"]}
+        splits |= assign_splits(patients, settings, known | splits | given)
     for case in cases:
         case["split"] = splits[case["patient_id"]]
     skipped = dict(earlier.get("skipped", {}))
@@ -131,6 +133,29 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def is_annotated(case: Mapping[str, Any]) -> bool:
+    """Whether a case of a manifest has findings with boxes: what few-shot training learns from."""
+    return bool(case["abnormal_slices"] and case["boxes"])
+
+
+def training_facts(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """What the training splits of datasets hold: a row for each dataset, examination and origin of its k-space."""
+    rows: dict[tuple[str, str, str, bool], dict[str, Any]] = {}
+    patients: dict[tuple[str, str, str, bool], set[str]] = {}
+    for folder in folders:
+        for case in read_manifest(folder)["cases"]:
+            if case["split"] != SPLITS[0]:
+                continue
+            examination = f"{case['anatomy']}-{case['contrast']}"
+            key = (Path(folder).resolve().name, examination, case["source"], bool(case["measured"]))
+            empty = dict(zip(("dataset", "examination", "source", "measured"), key, strict=True))
+            row = rows.setdefault(key, {**empty, "patients": 0, "slices": 0, "annotated": 0})
+            patients.setdefault(key, set()).add(case["patient_id"])
+            row["annotated"] += is_annotated(case)
+            row["patients"], row["slices"] = len(patients[key]), row["slices"] + case["slices"]
+    return list(rows.values())
+
+
 def _earlier(folder: Path) -> dict[str, Any]:
     return read_manifest(folder) if (folder / FILE).exists() else {}
 
@@ -157,4 +182,5 @@ def _entry(path: Path) -> dict[str, Any]:
             "normal_slices": labels[NORMAL],
             "boxes": dict(sorted(findings.items())),
             "note": info.note,
+            "given_split": info.split,
         }

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from pass_recon.bundles import load_bundle, shipped_bundles
 from pass_recon.bundles.card import CARD
 from pass_recon.types import InputError, PassError
+from training.engine.frozen import learned_state, load_learned_state
 from training.engine.processes import Processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights
 from training.engine.settings import TrainingSettings
@@ -87,13 +88,19 @@ class Trainer:
         self._plain = objective
         self.averaged = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
         self.averaged.requires_grad_(False)
+        on_gpu = processes.device.type == "cuda"
+        if on_gpu:
+            torch.set_float32_matmul_precision("high")  # TF32: ten bits of the mantissa, in matrix products alone
         self._optimiser = torch.optim.AdamW(
-            _groups(objective, settings, faster or {}), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            _groups(objective, settings, faster or {}),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=on_gpu,
         )
         self.step = 0
         self._stop = ""
         self._parts = 0
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor | float] = {}
         self._shown = ""
         self._resume()
         self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
@@ -140,7 +147,7 @@ class Trainer:
             (losses[LOSS] / self.settings.accumulate).backward()
         self._parts += 1
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
 
     def advance(self) -> None:
         """Take the step that the gradients ask for."""
@@ -168,15 +175,23 @@ class Trainer:
         """Make the averaged weights, or what a stage made of them, the result of the run; log what they are worth."""
         self.run.log("validation", self.step, **metrics)
         result = self.averaged.module if objective is None else objective
-        self.run.save(WEIGHTS, result.state_dict(), {"step": self.step, **metrics})
+        self.run.save(WEIGHTS, learned_state(result), {"step": self.step, **metrics})
 
     def save(self) -> None:
         """Write the checkpoint: weights, their average, the optimiser, the step; randomness follows from the step."""
-        tensors = {f"weights.{name}": value for name, value in self._plain.state_dict().items()}
-        tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        tensors = {f"weights.{name}": value for name, value in learned_state(self._plain).items()}
+        tensors |= {f"averaged.{name}": value for name, value in learned_state(self.averaged).items()}
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-        self.run.save(CHECKPOINT, tensors, {"step": self.step, "sums": self._sums, "names": self._names})
+        self.run.save(
+            CHECKPOINT,
+            tensors,
+            {
+                "step": self.step,
+                "sums": {name: float(total) for name, total in self._sums.items()},
+                "names": self._names,
+            },
+        )
 
     def _resume(self) -> None:
         loaded = self.run.load(CHECKPOINT)
@@ -186,8 +201,8 @@ class Trainer:
         tensors, about = loaded
         if about["names"] != self._names:
             raise InputError(f"the checkpoint in {self.run.path} holds other networks; give another folder")
-        self._plain.load_state_dict(_below(tensors, "weights."))
-        self.averaged.load_state_dict(_below(tensors, "averaged."))
+        load_learned_state(self._plain, _below(tensors, "weights."))
+        load_learned_state(self.averaged, _below(tensors, "averaged."))
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(tensors, "optimiser.").items():
             number, name = key.split(".", 1)
@@ -206,7 +221,7 @@ class Trainer:
         if self.step % _LOG_STEPS and self.step != self.settings.steps:
             return
         done = self.step % _LOG_STEPS or _LOG_STEPS
-        means = {name: total / (done * self.settings.accumulate) for name, total in self._sums.items()}
+        means = {name: float(total) / (done * self.settings.accumulate) for name, total in self._sums.items()}
         self._sums = {}
         self._shown = f"{LOSS} {means[LOSS]:.4g}"
         self.run.log("step", self.step, **means, gradient=norm, learning_rate=self.settings.learning_rate * factor)

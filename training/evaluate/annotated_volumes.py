@@ -19,7 +19,8 @@ from pass_recon.anomaly import NetAD
 from pass_recon.bundles import load_bundle
 from pass_recon.types import InputError
 from training.data.nifti import VolumeSettings, find_volumes, on_grid, parse_name, read_volume
-from training.evaluate.lesion_detection import free_response, lesion_boxes, match_lesions
+from training.evaluate.lesion_detection import free_response
+from training.evaluate.lesion_matching import lesion_boxes, match_lesions
 from training.evaluate.measures import Record, pixel_histograms
 from training.evaluate.selection import evaluated_bundles
 from training.evaluate.statistics import as_plain, bootstrap, detection_summary

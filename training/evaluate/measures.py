@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,11 +22,15 @@ from pass_recon.anomaly.calibration import score_logit
 from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.metrics import lesion_region, qualities
 from pass_recon.types import InputError, PassError
+from training.data.case_file import SUFFIX, CaseFile
 from training.data.dataset import SliceDataset, Slices
+from training.data.painted_blobs import Blobs
+from training.evaluate.faint import measured, paint
+from training.evaluate.lesion_matching import match_lesions
 from training.evaluate.methods import METHODS, PASS, Clock, ScannedSlice, indices
 from training.evaluate.selection import EvaluatedBundle, MapSource, SliceEntry, digest
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 _DIGITS = 6
 
 
@@ -47,6 +52,8 @@ class Job:
         As in `ScannedSlice`.
     lesion_free
         The same slice of the same patient without lesions, where there is one.
+    faint
+        Whether faint blobs are painted, and looked for.
     threads, device
         How to compute; no part of the key.
     """
@@ -60,6 +67,7 @@ class Job:
     iterations: int = 100
     published: EvaluatedBundle | None = None
     lesion_free: SliceEntry | None = None
+    faint: bool = False
     threads: int = 1
     device: str = "cpu"
 
@@ -81,6 +89,7 @@ class Job:
                 [self.regularisation, self.iterations] if uses_l1 else None,
                 self.published.identity if self.published is not None and "published" in self.methods else None,
                 self.lesion_free.fingerprint if self.lesion_free is not None else None,
+                self.faint,
             ]
         )
 
@@ -88,7 +97,7 @@ class Job:
 def measure(job: Job) -> Record:
     """The record of a job; where the data or a bundle are at fault, a record that says so under ``failed``."""
     try:
-        with _threads(job.threads), torch.no_grad():
+        with computing_threads(job.threads), torch.no_grad():
             return _measured(job)
     except (PassError, OSError) as error:
         return died(job, str(error))
@@ -105,7 +114,7 @@ def images_of(job: Job) -> dict[str, Any] | None:
     None where the data or a bundle are at fault.
     """
     try:
-        with _threads(job.threads), torch.no_grad():
+        with computing_threads(job.threads), torch.no_grad():
             slices, scanned = _scanned(job)
             images: dict[str, Any] = {name: image for name, image, _ in _attempts(scanned, job.methods)}
     except (PassError, OSError):
@@ -124,7 +133,8 @@ def _measured(job: Job) -> Record:
     slices, scanned = _scanned(job)
     truth = _magnitude(slices.image)
     regions = [lesion_region(box, (truth.shape[0], truth.shape[1])) for box in slices.boxes]
-    results = {}
+    blobs, painted = _painted(job, slices, scanned)
+    results: dict[str, Any] = {}
     for name, image, seconds in _attempts(scanned, job.methods):
         whole, *inside = (_rounded(asdict(quality)) for quality in qualities(image, truth, regions))
         results[name] = {
@@ -133,6 +143,9 @@ def _measured(job: Job) -> Record:
             "plan": METHODS[name].lines,
             "seconds": round(seconds, 4),
         }
+        if blobs is not None and painted is not None:
+            with_blobs = METHODS[name].image(painted, painted.lines(METHODS[name].lines).lines)
+            results[name]["faint"] = measured(_magnitude(with_blobs), image, truth, blobs)
     return {
         **_description(job),
         "label": int(slices.label),
@@ -142,7 +155,29 @@ def _measured(job: Job) -> Record:
         "methods": results,
         "plans": _plans(job, scanned),
         "detection": _detection(slices, scanned) if PASS in job.methods else {},
+        "by_lesion": _by_lesion(job, slices, scanned) if PASS in job.methods else None,
     }
+
+
+def _painted(job: Job, slices: Slices, scanned: ScannedSlice) -> tuple[Blobs | None, ScannedSlice | None]:
+    """The same scan with faint blobs, on the lines that were chosen without them."""
+    if not job.faint:
+        return None, None
+    blobs, added = paint(slices, scanned.seed)
+    painted = copy(scanned)
+    painted.kspace, painted.reconstructions = scanned.kspace + added, {}
+    return blobs, painted
+
+
+def _by_lesion(job: Job, slices: Slices, scanned: ScannedSlice) -> dict[str, Any] | None:
+    """Lesions found and named in the image of PASS; None where there is no detector."""
+    netad, made = scanned.pipeline.netad, scanned.reconstructions.get(indices(scanned.plan.lines))
+    if netad is None or made is None:
+        return None
+    with CaseFile(Path(job.entry.folder) / (job.entry.case + SUFFIX)) as case:
+        pixel_mm = case.info.pixel_mm
+    seen = netad(made.image[None].to(scanned.device))
+    return match_lesions(netad, seen, [slices.boxes], pixel_mm=pixel_mm)[0]
 
 
 def _description(job: Job) -> Record:
@@ -161,13 +196,13 @@ def _description(job: Job) -> Record:
 
 
 def _scanned(job: Job, entry: SliceEntry | None = None) -> tuple[Slices, ScannedSlice]:
-    slices = _read(entry or job.entry).to(job.device)
+    slices = read_slice(entry or job.entry).to(job.device)
     published = None
     if job.published is not None and "published" in job.methods:
-        published = _bundle(job.published.folder, job.published.identity, job.device)
+        published = loaded(job.published, job.device)
     return slices, ScannedSlice(
         slices,
-        _bundle(job.bundle.folder, job.bundle.identity, job.device),
+        loaded(job.bundle, job.device),
         noise=job.noise,
         maps=job.maps,
         published=published,
@@ -223,12 +258,18 @@ def _detection(slices: Slices, scanned: ScannedSlice) -> dict[str, Any]:
     }
 
 
-def _read(entry: SliceEntry) -> Slices:
+def read_slice(entry: SliceEntry) -> Slices:
+    """The slice of an entry."""
     dataset = SliceDataset(entry.folder, cases=[entry.case])
     try:
         return dataset[dataset.entries.index((entry.case, entry.index))]
     finally:
         dataset.close()
+
+
+def loaded(bundle: EvaluatedBundle, device: str) -> Bundle:
+    """The networks of a bundle."""
+    return _bundle(bundle.folder, bundle.identity, device)
 
 
 @lru_cache(maxsize=2)
@@ -238,7 +279,8 @@ def _bundle(folder: str, identity: str, device: str) -> Bundle:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def computing_threads(count: int) -> Iterator[None]:
+    """Torch with so many threads, in a ``with`` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -92,6 +92,8 @@ class ScannedSlice:
         ``(pe,)`` bool: lines that every plan begins with, and lines that hold data.
     budget
         Number of lines of a plan.
+    limits
+        First and last line that holds data.
     seed
         Of what is random in a method: it depends on case and slice alone.
     chosen
@@ -119,8 +121,8 @@ class ScannedSlice:
         pe = self.kspace.shape[-1]
         self.acs, self.budget = self.pipeline.acs(pe), line_budget(pe, self.pipeline.acceleration)
         first, stop = (int(line) for line in slices.line_range)
-        self._limits = first, stop - 1
-        self.reachable = reachable_lines(pe, *self._limits)
+        self.limits = first, stop - 1
+        self.reachable = reachable_lines(pe, *self.limits)
         self.seed = mixed_seed(slices.case, int(slices.slice_index), "evaluate")
         self.chosen: dict[str, ChosenLines] = {}
         self.reconstructions: dict[tuple[int, ...], Reconstruction] = {}
@@ -151,11 +153,11 @@ class ScannedSlice:
     def plan_by(self, pipeline: Pipeline) -> SamplingPlan:
         """A plan from the ACS, as at a scanner."""
         acs, shape = self.kspace[..., self.acs.to(self.device)], (self.kspace.shape[-2], self.kspace.shape[-1])
-        return pipeline.plan(acs, self.acs, shape, reachable=self._limits, coil_maps=self.coil_maps)
+        return pipeline.plan(acs, self.acs, shape, reachable=self.limits, coil_maps=self.coil_maps)
 
     def population_plan(self) -> SamplingPlan:
         """The plan for everybody."""
-        return self.pipeline.population_plan(self.kspace.shape[-1], reachable=self._limits)
+        return self.pipeline.population_plan(self.kspace.shape[-1], reachable=self.limits)
 
     def lines(self, name: str) -> ChosenLines:
         """The lines of that name in ``LINE_CHOOSERS``, chosen once."""

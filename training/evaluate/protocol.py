@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pass_recon.common.files import write_json, written_aside
-from pass_recon.common.parallel import available_cores, in_parallel
 from pass_recon.types import InputError
+from training.evaluate.faint_summary import faint_summary
+from training.evaluate.lesion_detection import free_response
 from training.evaluate.measures import Job, Record, RecordFile, died, measure
 from training.evaluate.methods import L1, asked_methods, inapplicable
 from training.evaluate.report import draw, markdown
@@ -26,6 +26,7 @@ from training.evaluate.selection import (
 )
 from training.evaluate.statistics import as_plain, group_summary, grouped
 from training.evaluate.tuning import Tuned, tune, tuning_entries
+from training.evaluate.workers import Workers
 
 RECORDS, TUNING, RESULTS, TABLES = "records.jsonl", "tuning.jsonl", "results.json", "results.md"
 _PACKAGES = ("pass-gadgetron", "torch", "numpy", "scikit-image", "sigpy", "open_clip_torch")
@@ -47,49 +48,6 @@ class _Pairing:
         return {**levels, None: measured} if measured else levels
 
 
-@dataclass
-class _Workers:
-    """Does jobs, those that are not in the file of records yet."""
-
-    settings: EvaluationSettings
-    failed: dict[str, Record] = field(default_factory=dict)
-
-    @property
-    def workers(self) -> int:
-        """Processes on this machine."""
-        settings = self.settings
-        if settings.workers or settings.device != "cpu":
-            return settings.workers or 1  # several processes would each want the whole device
-        return max(available_cores() // max(settings.threads, 1), 1)
-
-    @property
-    def threads(self) -> int:
-        """Torch threads of each process: together as many as there are cores."""
-        if self.settings.threads or self.settings.scheduler:
-            return self.settings.threads or 1
-        return max(available_cores() // self.workers, 1)
-
-    def run(self, jobs: Sequence[Job], file: RecordFile) -> list[Record]:
-        """The record of each job, in their order; one that failed says so."""
-        missing = {job.key: job for job in jobs if job.key not in file}
-        with closing(in_parallel(measure, list(missing.values()), died, unit="slice", **self.how)) as results:
-            for record in results:
-                if "failed" in record:
-                    self.failed[record["key"]] = record
-                else:
-                    file.append(record)
-        return [file[job.key] if job.key in file else self.failed[job.key] for job in jobs]
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """Arguments of `in_parallel`."""
-        return {
-            "workers": self.workers,
-            "scheduler": self.settings.scheduler,
-            "progress": self.settings.progress,
-        }
-
-
 def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     """Evaluate, and write ``records.jsonl``, ``results.json``, ``results.md`` and figures.
 
@@ -108,7 +66,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     published = evaluated_bundles([settings.published])[0] if settings.published else None
     pairings, unmatched = _pairings(settings, bundles)
     settings.output.mkdir(parents=True, exist_ok=True)
-    workers = _Workers(settings)
+    workers = Workers(settings, measure, died)
     left_out = {bundle.label: _left_out(methods, bundle, published) for bundle in bundles}
     templates = {
         (pairing.bundle.label, noise): Job(
@@ -119,6 +77,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
             settings.maps,
             iterations=settings.iterations,
             published=published,
+            faint=settings.faint,
             threads=workers.threads,
             device=settings.device,
         )
@@ -139,13 +98,24 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         "left_out": _told(left_out, templates, weights),
         "without_data": unmatched,
         "failed": list(workers.failed.values()),
-        "groups": [group_summary(members, by_label[name[1]], **chances) for name, members in grouped(records).items()],
+        "groups": [_group(members, by_label[name[1]], chances) for name, members in grouped(records).items()],
     }
     results["figures"] = draw(settings.output, results["groups"], records, {job.key: job for job in jobs}, workers.how)
     write_json(settings.output / RESULTS, results)
     with written_aside(settings.output / TABLES) as aside:
         aside.write_text(markdown(results), encoding="utf-8")
     return results
+
+
+def _group(members: list[Record], bundle: EvaluatedBundle, chances: dict[str, int]) -> dict[str, Any]:
+    summary = group_summary(members, bundle, **chances)
+    faint = {name: faint_summary(members, name, **chances) for name in summary["methods"]}
+    looked = [record for record in members if record["by_lesion"] is not None]
+    plain: dict[str, Any] = as_plain(
+        {"faint": {name: found for name, found in faint.items() if found is not None},
+         "by_lesion": free_response(looked, **chances) if looked else None}
+    )  # fmt: skip
+    return {**summary, **plain}
 
 
 def _pairings(settings: EvaluationSettings, bundles: Sequence[EvaluatedBundle]) -> tuple[list[_Pairing], list[str]]:
@@ -177,7 +147,7 @@ def _left_out(methods: Sequence[str], bundle: EvaluatedBundle, published: Evalua
 
 
 def _weights(
-    settings: EvaluationSettings, pairings: Sequence[_Pairing], templates: dict[_Level, Job], workers: _Workers
+    settings: EvaluationSettings, pairings: Sequence[_Pairing], templates: dict[_Level, Job], workers: Workers[Job]
 ) -> dict[_Level, Tuned]:
     """The tuned λ of every level where L1-wavelet is asked for and there is somebody to tune it on."""
     evaluated = sorted({entry.patient for pairing in pairings for entry in pairing.entries})
@@ -188,7 +158,8 @@ def _weights(
         and (found := tuning_entries(settings, job.bundle.examination, evaluated, measured=level[1] is None))
     }
     file = RecordFile(settings.output / TUNING)
-    return tune({level: templates[level] for level in entries}, entries, lambda jobs: workers.run(jobs, file))
+    plain = {level: replace(templates[level], faint=False) for level in entries}
+    return tune(plain, entries, lambda jobs: workers.run(jobs, file))
 
 
 def _jobs(

@@ -1,4 +1,4 @@
-"""The results for people: a page of Markdown tables, bars, and one example slice of each dataset and bundle."""
+"""The results for people: a page of Markdown tables, bars, curves, and one example slice of each dataset and bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pass_recon.common.parallel import in_parallel
-from pass_recon.report.evaluation import Example, Panel, Series, write_bars, write_example
+from pass_recon.report.evaluation import Example, Panel, Series, write_bars, write_example, write_free_response
+from training.evaluate.lesion_detection import REPORTED, free_response_table
 from training.evaluate.measures import Job, Record, images_of
 from training.evaluate.methods import METHODS, PASS
 from training.evaluate.statistics import value
@@ -66,7 +67,7 @@ def _images(groups: Sequence[Group]) -> str:
         found = [group["methods"].get(method) for method in methods]
         cells = [f"{_mean(item['psnr'], 2)} / {_mean(item['ssim'], 3)}" if item else _MISSING for item in found]
         rows.append([group["bundle"], _noise(group["noise"]), *cells])
-    return _table(["bundle", "noise", *(METHODS[method].title for method in methods)], rows)
+    return table_text(["bundle", "noise", *(METHODS[method].title for method in methods)], rows)
 
 
 def _gains(groups: Sequence[Group]) -> str:
@@ -74,15 +75,15 @@ def _gains(groups: Sequence[Group]) -> str:
         "bundle": [group["bundle"] for group in groups],
         "noise": [_noise(group["noise"]) for group in groups],
         "patients": [str(group["patients"]) for group in groups],
-        "PASS": [_interval((group["methods"].get(PASS) or {}).get("psnr")) for group in groups],
+        "PASS": [interval_text((group["methods"].get(PASS) or {}).get("psnr")) for group in groups],
     }
     for method in _unique(name for group in groups for name in group["differences"]):
         for where, title in _WHERE.items():
             columns[f"over {METHODS[method].title}, {title}"] = [_difference(group, method, where) for group in groups]
     for key, title in (("from_population", "population's"), ("from_lesion_free", "same patient's without lesions")):
-        columns[f"lines unlike the {title}"] = [_interval((group["plans"] or {}).get(key), 1) for group in groups]
+        columns[f"lines unlike the {title}"] = [interval_text((group["plans"] or {}).get(key), 1) for group in groups]
     told = {title: cells for title, cells in columns.items() if set(cells) != {_MISSING}}
-    return _table(list(told), zip(*told.values(), strict=True))
+    return table_text(list(told), zip(*told.values(), strict=True))
 
 
 def _of_examination(examination: tuple[str, str], groups: Sequence[Group]) -> list[str]:
@@ -97,6 +98,23 @@ def _of_examination(examination: tuple[str, str], groups: Sequence[Group]) -> li
         parts += ["PSNR of PASS minus that of another, in dB", _differences(heads, groups)]
     if any(group["detection"] for group in groups):
         parts += ["Detection, on the reconstruction and on the ACS image", _detection(heads, groups)]
+    if any(group.get("by_lesion") for group in groups):
+        found = {head: group.get("by_lesion") for head, group in zip(heads, groups, strict=True)}
+        parts += [
+            "Lesion by lesion, in the image of PASS: lesions found at so many false boxes an image, and the right name "
+            f"of those found at {REPORTED:g}",
+            free_response_table(found),
+            *(
+                f"![curves]({_curves(*pair)})"
+                for pair in _unique((group["dataset"], group["bundle"]) for group in groups)
+            ),
+        ]
+    if any(group.get("faint") for group in groups):
+        parts += [
+            "Faint blobs, discs and irregular ones of 3 to 12 % of the peak: recovery of their contrast by radius in "
+            "pixels and by contrast, and d′ of a matched observer by radius",
+            _faint(heads, groups),
+        ]
     if any(group["plans"] for group in groups):
         parts += ["By how many lines plans differ", _plans(heads, groups)]
     return [*parts, "Seconds of a slice", _seconds(heads, groups)]
@@ -110,12 +128,12 @@ def _quality(heads: Sequence[str], groups: Sequence[Group]) -> str:
         for group in groups:
             result = group["methods"].get(name)
             cells += (
-                [_interval(result["psnr"]), _mean(result["ssim"], 4), _interval(result["inside"]["psnr"])]
+                [interval_text(result["psnr"]), _mean(result["ssim"], 4), interval_text(result["inside"]["psnr"])]
                 if result
                 else [_MISSING] * 3
             )
         rows.append([f"**{METHODS[name].title}**" if name == PASS else METHODS[name].title, *cells])
-    return _table(["method", *columns], rows)
+    return table_text(["method", *columns], rows)
 
 
 def _differences(heads: Sequence[str], groups: Sequence[Group]) -> str:
@@ -125,17 +143,17 @@ def _differences(heads: Sequence[str], groups: Sequence[Group]) -> str:
     for name in names:
         cells = [_difference(group, name, where) for group in groups for where in _WHERE]
         rows.append([f"PASS − {METHODS[name].title}", *cells])
-    return _table(["", *columns], rows)
+    return table_text(["", *columns], rows)
 
 
 _WHERE = {"whole": "whole image", "inside": "lesions"}
 _FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("image_auc", "image AUC", lambda found: _interval(found, 3)),
-    ("image_average_precision", "image average precision", lambda found: _interval(found, 3)),
+    ("image_auc", "image AUC", lambda found: interval_text(found, 3)),
+    ("image_average_precision", "image average precision", lambda found: interval_text(found, 3)),
     ("calibration_error", "calibration error", lambda found: f"{found:.3f}"),
     ("calibration_error_by_chance", "calibration error by chance", lambda found: f"{found:.3f}"),
-    ("pixel_auc", "pixel AUC", lambda found: _interval(found, 3)),
-    ("pixel_average_precision", "pixel average precision", lambda found: _interval(found, 3)),
+    ("pixel_auc", "pixel AUC", lambda found: interval_text(found, 3)),
+    ("pixel_average_precision", "pixel average precision", lambda found: interval_text(found, 3)),
 )
 
 
@@ -148,7 +166,7 @@ def _detection(heads: Sequence[str], groups: Sequence[Group]) -> str:
         for key, name, form in _FIGURES:
             cells = [form(item[key]) if item and item[key] is not None else _MISSING for item in found]
             rows.append([f"{title}: {name}", *cells])
-    return _table(["", *heads], rows)
+    return table_text(["", *heads], rows)
 
 
 def detector_table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -158,21 +176,34 @@ def detector_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         for bundle, views in found.items()
         for view, seen in views.items()
     ]
-    return _table(["bundle", "view", *(name for _, name, _ in _FIGURES)], rows)
+    return table_text(["bundle", "view", *(name for _, name, _ in _FIGURES)], rows)
+
+
+def _faint(heads: Sequence[str], groups: Sequence[Group]) -> str:
+    kinds = (("recovery_by_radius", "r {} px", 3), ("recovery_by_contrast", "contrast {}", 3),
+             ("d_prime_by_radius", "d′, r {} px", 2))  # fmt: skip
+    rows = []
+    for head, group in zip(heads, groups, strict=True):
+        for name, found in group.get("faint", {}).items():
+            cells = [interval_text(one, digits) for kind, _, digits in kinds for one in found[kind].values()]
+            rows.append([head, METHODS[name].title, str(found["blobs"]), *cells])
+    first = next(found for group in groups for found in group.get("faint", {}).values())
+    columns = [title.format(bounds) for kind, title, _ in kinds for bounds in first[kind]]
+    return table_text(["", "method", "blobs", *columns], rows)
 
 
 def _plans(heads: Sequence[str], groups: Sequence[Group]) -> str:
     forms: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
         ("high_frequency_lines", "lines chosen freely", lambda found: f"{found:.0f}"),
         ("between_patients", "between patients", lambda found: f"{found:.1f}"),
-        ("from_population", "from the population's", lambda found: _interval(found, 1)),
-        ("from_lesion_free", "from the same patient without lesions", lambda found: _interval(found, 1)),
+        ("from_population", "from the population's", lambda found: interval_text(found, 1)),
+        ("from_lesion_free", "from the same patient without lesions", lambda found: interval_text(found, 1)),
     )
     rows = []
     for key, name, form in forms:
         found = [(group["plans"] or {}).get(key) for group in groups]
         rows.append([name, *(_MISSING if item is None else form(item) for item in found)])
-    return _table(["", *heads], rows)
+    return table_text(["", *heads], rows)
 
 
 def _seconds(heads: Sequence[str], groups: Sequence[Group]) -> str:
@@ -182,7 +213,7 @@ def _seconds(heads: Sequence[str], groups: Sequence[Group]) -> str:
         found = [group["methods"].get(name) for group in groups]
         cells = [f"{item[key]:.3f}" if item else _MISSING for item in found for key in ("plan_seconds", "seconds")]
         rows.append([METHODS[name].title, *cells])
-    return _table(["method", *columns], rows)
+    return table_text(["method", *columns], rows)
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
@@ -236,10 +267,11 @@ def _methods(groups: Sequence[Group]) -> list[str]:
 
 def _difference(group: Group, method: str, where: str) -> str:
     found = (group["differences"].get(method) or {}).get(where)
-    return _interval(found, 3, sign="+").replace("-", "−")
+    return interval_text(found, 3, sign="+").replace("-", "−")
 
 
-def _interval(found: Mapping[str, Any] | None, digits: int = 2, *, sign: str = "") -> str:
+def interval_text(found: Mapping[str, Any] | None, digits: int = 2, *, sign: str = "") -> str:
+    """A mean with the ends of its interval."""
     if found is None:
         return _MISSING
     mean = f"{found['mean']:{sign}.{digits}f}"
@@ -252,7 +284,8 @@ def _mean(found: Mapping[str, Any] | None, digits: int) -> str:
     return _MISSING if found is None else f"{found['mean']:.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table_text(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -268,7 +301,7 @@ def draw(
     jobs: Mapping[str, Job],
     how: Mapping[str, Any],
 ) -> list[str]:
-    """Draw bars and an example slice for every dataset and bundle.
+    """Draw bars, free-response curves and an example slice for every dataset and bundle.
 
     Parameters
     ----------
@@ -292,12 +325,22 @@ def draw(
         members = [group for group in groups if (group["dataset"], group["bundle"]) == (dataset, bundle)]
         names.append(f"bars_{_slug(dataset)}_{_slug(bundle)}.png")
         write_bars(output / names[-1], _panels(members), title=f"{bundle} on {dataset}")
+        curves = {_noise(group["noise"]): group["by_lesion"]["curve"] for group in members if group.get("by_lesion")}
+        if curves:
+            write_free_response(
+                output / _curves(dataset, bundle), curves, title=f"{bundle} on {dataset}, lesion by lesion"
+            )
     examples = [job for pair in pairs if (job := _example(pair, records, jobs)) is not None]
     with closing(in_parallel(images_of, examples, lambda *_: None, unit="figure", **how)) as found:
         for images in found:
             if images is not None:
                 names.append(_draw_example(output, images))
     return sorted(names)
+
+
+def _curves(dataset: str, bundle: str) -> str:
+    """The file of free-response curves, which the page shows beside their table."""
+    return f"lesions_{_slug(dataset)}_{_slug(bundle)}.png"
 
 
 def _panels(groups: Sequence[Mapping[str, Any]]) -> list[Panel]:

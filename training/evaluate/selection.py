@@ -8,13 +8,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pass_recon.bundles import bundle_folder, read_card
 from pass_recon.common.settings import checked, to_dict
 from pass_recon.types import InputError
 from training.data.case_file import SUFFIX, CaseFile, SliceRecord
 from training.data.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MapSource = Literal["true", "estimated"]
 Split = Literal["train", "validation", "test", "all"]
@@ -54,6 +57,8 @@ class EvaluationSettings:
         Bundle of the published weights; empty for none.
     lesion_free
         The same patients without lesions: cases of the same names.
+    faint
+        Paint faint blobs and report their recovery and d′, which doubles the time.
     workers, threads
         Processes, and torch threads of each; 0 for as many as the cores give.
     scheduler
@@ -83,6 +88,7 @@ class EvaluationSettings:
     tuning_slices: int = 4
     published: str = ""
     lesion_free: Path | None = None
+    faint: bool = False
     workers: int = 0
     threads: int = 0
     scheduler: str = ""
@@ -105,7 +111,7 @@ class EvaluationSettings:
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
-    def quick(self) -> EvaluationSettings:
+    def quick(self) -> Self:
         """The same for a first look: 2 patients, one slice of each case, one noise level, less of what takes long."""
         return replace(
             self, noise=self.noise[:1], patients=min(self.patients or 2, 2), slices=1, tuning_slices=1, iterations=30

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pass_recon.anomaly import NetAD
 from pass_recon.types import InputError
 from training.data.dataset import Slices
+from training.engine.frozen import Frozen
 from training.engine.run_folder import read_tensors
 
 NETAD = "netad.safetensors"
@@ -45,7 +46,7 @@ def _blob(shape: torch.Size, draw: torch.Generator) -> Tensor:
     return ((rows[:, None] - centre[0]).square() + (columns - centre[1]).square() < radius**2).float()
 
 
-class TrainedDetectors:
+class TrainedDetectors(Frozen):
     """The detectors of a run of `train netad`, by anatomy and contrast, as a source of maps for training slices.
 
     Parameters
@@ -57,9 +58,10 @@ class TrainedDetectors:
     """
 
     def __init__(self, run: str | Path, *, off: float = 0.1) -> None:
-        self.netads, self._off = load_detectors(run), off
+        super().__init__()
+        self.netads, self._off = nn.ModuleDict(load_detectors(run)), off
 
-    def __call__(self, item: Slices, draw: torch.Generator) -> Tensor:
+    def forward(self, item: Slices, draw: torch.Generator) -> Tensor:
         """The map of a whole slice, ``(ro, pe)``; a little noise keeps the detector from seeing more than it will."""
         if torch.rand((), generator=draw) < self._off:
             return torch.zeros_like(item.image.real)
@@ -71,7 +73,9 @@ class TrainedDetectors:
         examination = f"{anatomy}-{contrast}"
         if examination not in self.netads:
             raise InputError(f"there is no detector for {examination}; there are {', '.join(sorted(self.netads))}")
-        return self.netads[examination]
+        found = self.netads[examination]
+        assert isinstance(found, NetAD)
+        return found
 
 
 def load_detectors(run: str | Path) -> dict[str, NetAD]:

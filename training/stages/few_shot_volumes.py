@@ -5,7 +5,6 @@ Adapters start from those of a bundle's detector and go on on slices of the few;
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,14 @@ from training.evaluate.annotated_volumes import (
     look_at,
 )
 from training.evaluate.measures import Record
-from training.stages.netad import AdapterObjective, NetADSettings, calibrate, remember_normal, training_batch
+from training.stages.netad import (
+    AdapterObjective,
+    NetADSettings,
+    calibrate,
+    remember_normal,
+    training_batch,
+    with_own_adapters,
+)
 
 
 class VolumeSource(ImageSource):
@@ -79,9 +85,7 @@ def chosen_few(volumes: Sequence[AnnotatedVolume], count: int, seed: int) -> tup
 def few_shot(netad: NetAD, volumes: Sequence[AnnotatedVolume], settings: NetADSettings, device: str = "cpu") -> NetAD:
     """A detector whose adapters, memory and calibration know these patients; the one given stays as it is."""
     torch.manual_seed(settings.seed)
-    start = dataclasses.replace(netad.configuration, memory_tokens=0)
-    learner = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(device)
-    learner.adapters.load_state_dict(netad.adapters.state_dict())
+    learner = with_own_adapters(netad).to(device)
     source = VolumeSource(volumes, settings.size)
     objective = AdapterObjective({source.examination: learner}, settings.image_weight)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

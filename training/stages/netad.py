@@ -26,9 +26,12 @@ from pass_recon.common.settings import checked
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.augmentation import randomly_degraded, varied
+from training.data.case_file import ABNORMAL, NORMAL
 from training.data.dataset import SliceDataset, open_slices
 from training.data.heads import Heads, read_heads, with_heads
 from training.data.images import ImageSlice, ImageSource, drawn, open_images, stacked
+from training.data.manifest import is_annotated
+from training.engine.frozen import Frozen
 from training.engine.processes import joined_processes
 from training.engine.run_folder import RunFolder, opened_run
 from training.engine.settings import RunPath, TrainingSettings
@@ -58,7 +61,8 @@ class NetADSettings(TrainingSettings):
     examinations
         ``anatomy-contrast``; all in the data by default.
     annotated, normal
-        Cases of each examination from which abnormal and normal slices are taken; 0 takes all.
+        Cases of each examination from which abnormal and normal slices are taken; 0 takes all. Annotated ones have
+        boxes; where a finding is only stated of a whole study, pixels are not taught that they are normal.
     size
         Side of the images before they are fitted to the backbone's working size.
     memory
@@ -107,19 +111,26 @@ class NetADSettings(TrainingSettings):
 
 
 class AdapterObjective(nn.Module):
-    """Losses of detectors that share a backbone; only their adapters are parameters of this module."""
+    """Losses of detectors that share a backbone; only their adapters are learned."""
 
     def __init__(self, netads: Mapping[str, NetAD], image_weight: float = 1.0) -> None:
         super().__init__()
         self.adapters = nn.ModuleDict({examination: netad.adapters for examination, netad in netads.items()})
-        # In a tuple, which torch does not look into: the frozen backbone is no part of what is trained and saved here.
-        self._netads = (dict(netads),)
+        self.detectors = Frozen()
+        self.detectors.netads = nn.ModuleDict(netads)
         self._image_weight = image_weight
 
     @property
     def netads(self) -> dict[str, NetAD]:
         """By examination."""
-        return self._netads[0]
+        held = self.detectors.netads
+        assert isinstance(held, nn.ModuleDict)
+        return {name: netad for name, netad in held.items() if isinstance(netad, NetAD)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdapterObjective:
+        # A moving average has adapters of its own and looks through the same backbone.
+        copies = {name: with_own_adapters(netad) for name, netad in self.netads.items()}
+        return AdapterObjective(copies, self._image_weight).train(self.training)
 
     def forward(self, batches: Sequence[ImageSlice]) -> dict[str, Tensor]:
         """Losses of batches of one examination each, averaged."""
@@ -127,7 +138,7 @@ class AdapterObjective(nn.Module):
         for batch in batches:
             logits = self.netads[batch.examination[0]].logits(batch.image)
             trust = torch.where(batch.reviewed, 1.0, _UNREVIEWED)[:, None, None]
-            weight = torch.where(batch.mask, 1.0, trust)
+            weight = torch.where(batch.mask, 1.0, trust) * batch.located[:, None, None]
             known = batch.label >= 0
             labels = batch.label.clamp(min=0).to(logits.image.dtype)[:, None].expand_as(logits.image)
             image = F.binary_cross_entropy_with_logits(logits.image, labels, reduction="none")
@@ -206,7 +217,7 @@ def few_cases(folders: Sequence[str | Path], settings: NetADSettings) -> list[Im
         first = next(iter(slices.cases.values()))
         by_examination.setdefault(f"{first['anatomy']}-{first['contrast']}", []).append(slices)
     for examination, datasets in sorted(by_examination.items()):
-        left = {1: settings.annotated or math.inf, 0: settings.normal or math.inf}
+        left = {ABNORMAL: settings.annotated or math.inf, NORMAL: settings.normal or math.inf}
         datasets.sort(key=lambda dataset: len(dataset.cases))
         for number, dataset in enumerate(datasets):
             found = _labels_by_case(dataset)
@@ -216,6 +227,8 @@ def few_cases(folders: Sequence[str | Path], settings: NetADSettings) -> list[Im
             chosen: set[str] = set()
             for label, least in left.items():
                 having = [name for name in names if label in found[name]]
+                if label == ABNORMAL:
+                    having = [name for name in having if is_annotated(dataset.cases[name])]
                 share = math.ceil(least / (len(datasets) - number)) if least < math.inf else len(having)
                 chosen |= set(having[:share])
                 left[label] = least - len(having[:share])
@@ -243,6 +256,7 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         sources = few_cases(data, settings)
         held_out = open_images(data, "validation", settings.examinations, settings.size)
@@ -251,8 +265,6 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
             calibrating = open_images([settings.calibration], "validation", settings.examinations, settings.size)
         examinations = sorted({source.examination for source in sources})
         netads = build_detectors(settings, examinations)
-        for netad in netads.values():
-            netad.to(processes.device)
         trainer = Trainer(AdapterObjective(netads, settings.image_weight), settings, run, processes)
         heads = read_heads(settings.heads, settings.size)
         for step in trainer.steps():
@@ -285,6 +297,14 @@ def training_batch(
     return with_heads(items, heads, settings.heads_share, [sources[0].examination], draw)
 
 
+def with_own_adapters(netad: NetAD) -> NetAD:
+    """A copy that shares the backbone, has the same adapters for itself, and neither memory nor calibration."""
+    start = dataclasses.replace(netad.configuration, memory_tokens=0)
+    copied = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(netad.text.device)
+    copied.adapters.load_state_dict(netad.adapters.state_dict())
+    return copied
+
+
 @torch.no_grad()
 def finish(
     netads: Mapping[str, NetAD],
@@ -295,9 +315,7 @@ def finish(
     """Copies of detectors (sharing their backbone) with memory and calibration."""
     finished = {}
     for examination, netad in netads.items():
-        start = dataclasses.replace(netad.configuration, memory_tokens=0)
-        copied = NetAD(start, netad.backbone, netad.text, netad.finding_text).to(netad.text.device)
-        copied.adapters.load_state_dict(netad.adapters.state_dict())
+        copied = with_own_adapters(netad)
         remember_normal(copied, [source for source in sources if source.examination == examination], settings)
         validation = [source for source in calibrating if source.examination == examination]
         if validation:

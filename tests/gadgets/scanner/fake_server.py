@@ -20,7 +20,7 @@ def plan_image(index: int, pe: int, lines: list[int], **meta: str) -> ismrmrd.Im
     image = ismrmrd.Image.from_array(mask, slice=index, image_series_index=1000)
     image.meta = {
         "DataRole": "SamplingPlan",
-        "PASS_lines": [str(line) for line in lines],
+        **({"PASS_lines": [str(line) for line in lines]} if lines else {}),
         "PASS_slice": str(index),
         "PASS_source": "personal",
     } | meta
@@ -38,6 +38,8 @@ class FakeServer:
         Number of flagged lines after which a slice is planned.
     delay
         Seconds that a plan takes.
+    second
+        Slice → the additional lines of its second plan, sent once the slice is over, or None to stay silent.
     misbehave
         Called after each acquisition with the channel and their number; may raise ConnectionAbortedError to hang up.
     """
@@ -48,6 +50,7 @@ class FakeServer:
         *,
         acs: int = 0,
         delay: float = 0.0,
+        second: Callable[[int], list[int] | None] | None = None,
         misbehave: Callable[[protocol.Channel, int], None] = lambda channel, count: None,
     ) -> None:
         self.acquisitions: list[ismrmrd.Acquisition] = []
@@ -56,6 +59,7 @@ class FakeServer:
         self.header = b""
         self.events: list[tuple[str, int]] = []
         self._planner, self._acs, self._delay, self._misbehave = planner, acs, delay, misbehave
+        self._second = second
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -97,11 +101,16 @@ class FakeServer:
             if self.events.count(("acs", index)) == self._acs and (lines := self._planner(index, pe)) is not None:
                 time.sleep(self._delay)
                 self.events.append(("plan", index))
-                channel.send(protocol.encode(plan_image(index, pe, lines)))
+                more = {"PASS_second_look": "slice"} if self._second else {}
+                channel.send(protocol.encode(plan_image(index, pe, lines, **more)))
         elif not acquisition.isFlagSet(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
             self.events.append(("line", index))
         if acquisition.isFlagSet(ismrmrd.ACQ_LAST_IN_SLICE):
             self.events.append(("image", index))
             pixels = np.full((8, 6), index, dtype=np.uint16)
             channel.send(protocol.encode(ismrmrd.Image.from_array(pixels, slice=index, image_series_index=1)))
+            again = self.events.count(("image", index)) > 1
+            if self._second and not again and (lines := self._second(index)) is not None:
+                self.events.append(("second plan", index))
+                channel.send(protocol.encode(plan_image(index, pe, lines, PASS_round="2")))
         self._misbehave(channel, len(self.acquisitions))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
+from pass_recon.types import InputError
+from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, MANY_COILS, NORMAL, OTHER_ACQUISITION, SAME_PATIENT
 from tests.training.data.fastmri_files import KNEE, Volume
 from training.data.case_file import CaseFile
-from training.data.fastmri import FastMriJob, FastMriSettings
+from training.data.fastmri import FastMriJob, FastMriSettings, published_split
 from training.data.fastmri_plus import Mark, Study
 from training.data.jobs import do
 
@@ -201,3 +206,20 @@ def test_memory_does_not_grow_with_the_volume(tmp_path):
         command = [sys.executable, "-c", program, *arguments, "-o", str(tmp_path / f"{slices}-out")]
         used.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
     assert used[1] - used[0] < 100
+
+
+def test_fastmris_own_split_is_taken(fastmri, tmp_path, capsys):
+    files = sorted(fastmri.rglob("*.h5"))[:2]
+    for folder, file in zip(("multicoil_train", "multicoil_val"), files, strict=True):
+        (tmp_path / "all" / folder).mkdir(parents=True)
+        shutil.copy(file, tmp_path / "all" / folder / file.name)
+    command = ["train", "prepare", "--acquisitions", "all", "--matrix", "48", "48", "--workers", "0", "--own-split"]
+    assert main([*command, "--fastmri", str(tmp_path / "all"), "-o", str(tmp_path / "dataset")]) == 0
+    cases = json.loads((tmp_path / "dataset" / "manifest.json").read_text(encoding="utf-8"))["cases"]
+    splits = {case["origin"]: case["split"] for case in cases}
+    expected = {files[0].name: "train", files[1].name: "validation"}
+    assert splits == {name: split for name, split in expected.items() if name in splits}
+    assert splits
+    with pytest.raises(InputError, match="multicoil_val"):
+        published_split(Path("brains") / "file.h5")
+    assert published_split(Path("train") / "multicoil_test" / "file.h5") == "test"

@@ -11,16 +11,8 @@ import torch
 
 from pass_recon.types import Box
 from pass_recon_cli.main import main
-from training.evaluate.lesion_detection import (
-    THRESHOLDS,
-    chosen_threshold,
-    free_response,
-    hits,
-    intersection_over_union,
-    lesion_boxes,
-    match_lesions,
-    share_at,
-)
+from training.evaluate.lesion_detection import chosen_threshold, free_response, share_at
+from training.evaluate.lesion_matching import THRESHOLDS, hits, intersection_over_union, lesion_boxes, match_lesions
 
 TRUE = Box(10, 10, 8, 8)
 

@@ -1,0 +1,127 @@
+"""`pass-recon replay`: images of what a server has kept of its scans, whole or cut."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from pass_recon_cli.properties import add_property_options, given_properties
+from pass_recon_cli.recon import write_failures
+
+if TYPE_CHECKING:
+    from gadgets.properties import Properties
+
+DESCRIPTION = """Reconstruct scans from the raw data that `pass-recon serve --spool DIR` keeps: those that a lost client
+or a killed server has cut, from the lines that came; with --all the complete ones too. Each is reconstructed with the
+properties that it had, unless others are given here. What is still being received is left alone."""
+EXAMPLE = "example: pass-recon replay /var/spool/pass -o replayed"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `replay` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "replay", help="reconstruct what a server has kept of its scans", description=DESCRIPTION, epilog=EXAMPLE
+    )
+    parser.add_argument("spool", type=Path, metavar="DIR", help="folder of `serve --spool`, or one file of it")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="for the images; default: DIR/images")
+    parser.add_argument("--all", action="store_true", help="complete scans too")
+    add_property_options(parser, otherwise="as the scan had it")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say only what is at fault")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reconstruct each; 0 if each gave images and nothing was at fault."""
+    from gadgets.spool.spool import RAW_FILE, cut_scans, scans
+    from pass_recon.types import InputError, PassError
+
+    if args.spool.is_dir():
+        folder = args.spool
+        files = cut_scans(folder) if not args.all else [one for one in scans(folder) if not _is_under_way(one)]
+    elif args.spool.is_file():
+        folder, files = args.spool.parent, [args.spool]
+    else:
+        raise InputError(f"no such spool: {args.spool}")
+    if not files:
+        complete = len([one for one in scans(folder) if one.suffix == RAW_FILE])
+        sys.stdout.write(f"no scan in {folder} was cut; {complete} are complete, see --all\n")
+        return 0
+    out = args.out or folder / "images"
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    failed = 0
+    for path in files:
+        try:
+            failed += _replay(path, out / f"{path.stem}.h5", args)
+        except PassError as error:  # one that cannot be read is no reason to leave out the others
+            sys.stderr.write(f"pass-recon replay: {path.name}: {error}\n")
+            failed += 1
+    return int(failed > 0)
+
+
+def _is_under_way(path: Path) -> bool:
+    from gadgets.spool.recording import under_way
+    from gadgets.spool.spool import RECORDING
+
+    return path.suffix == RECORDING and under_way(path)
+
+
+def _replay(path: Path, target: Path, args: argparse.Namespace) -> bool:
+    """Reconstruct one scan; returns whether something was at fault."""
+    from gadgets.converters.image_file import ImageFile, default_group
+    from gadgets.offline import Account, reconstructed
+    from gadgets.properties import as_texts
+
+    with _opened(path) as (header_xml, configuration, acquisitions):
+        properties = _properties(configuration, args)
+        account = Account()
+        output = ImageFile(target, default_group(), header_xml)
+        try:
+            for image in reconstructed(acquisitions, header_xml, properties, account):
+                output.append(image)
+        finally:
+            output.describe(path, as_texts(properties), [failure.message for failure in account.failures])
+            output.keep()
+    write_failures("replay", account.all, f"{path.name}: ")
+    if output.kept:
+        target.chmod(0o600)
+        if not args.quiet:
+            sys.stdout.write(f"{path.name}: {output.images} images in {target}\n")
+    else:
+        sys.stderr.write(f"pass-recon replay: {path.name} gives no image\n")
+    return account.failed
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[bytes, bytes, Iterable[Any]]]:
+    """Header, ``<configuration>`` and acquisitions of a file of the spool."""
+    from gadgets.mrd.scan_file import ScanFile
+    from gadgets.protocol import MessageId
+    from gadgets.spool.raw_file import configuration_in
+    from gadgets.spool.recording import recording
+    from gadgets.spool.spool import RECORDING
+
+    if path.suffix == RECORDING:
+        with recording(path) as scan:
+            lines = (message.item for message in scan.messages() if message.id == MessageId.ACQUISITION)
+            yield scan.header_xml, scan.configuration, lines
+    else:
+        with ScanFile(path) as source:
+            yield source.header_xml, configuration_in(path), source.acquisitions()
+
+
+def _properties(configuration: bytes, args: argparse.Namespace) -> Properties:
+    from gadgets.properties import Properties
+    from pass_recon.types import InputError
+
+    try:
+        kept = Properties.from_xml(ElementTree.fromstring(configuration)) if configuration.strip() else Properties()
+    except ElementTree.ParseError as error:
+        raise InputError(f"the configuration that was kept cannot be read: {error}") from error
+    # A PACS has got, or not got, the images when the scan was; they are not sent a second time unasked.
+    return replace(kept, **{"dicom_to": "off", **given_properties(args)})
