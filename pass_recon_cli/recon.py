@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pass_recon_cli.properties import add_property_options, properties_of
 
 if TYPE_CHECKING:
+    from ismrmrd import Image
+
     from gadgets.converters.image_file import ImageFile
     from gadgets.mrd.images import Remark
     from gadgets.protocol.connection import Failure
@@ -39,7 +41,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
     from gadgets.chain import run_chain
-    from gadgets.converters.image_file import ImageFile, default_group
+    from gadgets.converters.image_file import ImageFile
     from gadgets.mrd import bundle_of, remarks, sentences
     from gadgets.mrd.scan_file import ScanFile
     from gadgets.properties import as_texts
@@ -47,12 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from pass_recon.types import PassError
 
     properties = properties_of(args)
-    group = args.out_group or default_group()
     failures: list[Failure] = []
     said: list[Remark] = []
     bundle = ""
     with ScanFile(args.filename, args.in_group) as source:
-        output = ImageFile(args.outfile, group, source.header_xml)
+        output = ImageFile(args.outfile, args.out_group, source.header_xml)
         try:
             for item in run_chain(_with_bar(source, quiet=args.quiet or args.json), source.header_xml, properties):
                 if isinstance(item, Failure):
@@ -60,15 +61,28 @@ def run(args: argparse.Namespace) -> int:
                 else:
                     said += remarks(item)
                     bundle = bundle or bundle_of(item)
-                    output.append(item)
+                    _store(item, output, failures)
         except PassError as error:  # the images that were made before are images all the same
             failures.append(Failure(str(error), "input"))
         finally:
             output.describe(args.filename, as_texts(properties), [failure.message for failure in failures])
             output.keep()
+            failures += [Failure(sentence, "input") for sentence in output.trouble]
     told = [failure.message for failure in failures]
     failures += [Failure(sentence, "warning") for sentence in sentences(said, told)]
     return _told(failures, output, args, bundle)
+
+
+def _store(image: Image, output: ImageFile, failures: list[Failure]) -> None:
+    """Append an image; where the disk is full that is said once, and a smaller one may still fit."""
+    from gadgets.protocol.connection import Failure
+    from pass_recon.types import InputError
+
+    try:
+        output.append(image)
+    except InputError as error:
+        if (failure := Failure(str(error), "input")) not in failures:
+            failures.append(failure)
 
 
 def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace, bundle: str) -> int:
@@ -76,7 +90,7 @@ def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace, 
     failed = not output.kept or any(failure.severity != "warning" for failure in failures)
     if args.json:
         told = {
-            "file": str(args.outfile) if output.kept else None,
+            "file": str(output.path) if output.kept else None,
             "group": output.group,
             "images": output.images,
             "bundle": bundle,
@@ -91,7 +105,7 @@ def _told(failures: list[Failure], output: ImageFile, args: argparse.Namespace, 
         sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
         return 1
     if not args.quiet:
-        sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
+        sys.stdout.write(f"{output.images} images in {output.path}:/{output.group}\n")
         sys.stdout.write(f"bundle {bundle}\n" if bundle else "")
     return int(failed)
 

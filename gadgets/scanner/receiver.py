@@ -211,7 +211,11 @@ class Receiver:
                 self._changed.notify_all()
         self.remarks += remarks(image)
         self.bundle = self.bundle or bundle_of(image)
-        self._output.append(image)
+        try:
+            self._output.append(image)
+        except InputError as error:  # a full disk is said once; plans go on to be followed, and smaller images may fit
+            if str(error) not in self.errors:
+                self.errors.append(str(error))
 
     def _readable(self, message: protocol.Message) -> ismrmrd.Image:
         try:
