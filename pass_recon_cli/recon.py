@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pass_recon_cli.properties import add_property_options, properties_of
+from pass_recon_cli.properties import add_memory_option, add_property_options, keep_to_memory, properties_of
 
 if TYPE_CHECKING:
     from ismrmrd import Image
@@ -33,6 +33,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-g", "--in-group", default="dataset", help="group of the input; default: %(default)s")
     parser.add_argument("-G", "--out-group", help="group of the output; default: the local time")
     add_property_options(parser)
+    add_memory_option(parser)
     parser.add_argument("--json", action="store_true", help="say what came of it as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from gadgets.protocol.connection import Failure
     from pass_recon.types import PassError
 
+    keep_to_memory(args)
     properties = properties_of(args)
     failures: list[Failure] = []
     said: list[Remark] = []

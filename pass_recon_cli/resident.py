@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pass_recon_cli.properties import add_property_options, properties_of
+from pass_recon_cli.properties import add_memory_option, add_property_options, keep_to_memory, properties_of
 
 DESCRIPTION = """Keep all four stages warm in one process. A server that runs pass_recon_resident.xml connects to it for
 each scan, and has the first plan in milliseconds instead of seconds. The options say what to be warm for; what counts
@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-p", "--port", type=int, default=18100, help="0 for any free one; default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
     add_property_options(parser, "bundle", "acceleration", "device")
+    add_memory_option(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
     return parser
 
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from pass_recon_cli.serve import announce, log_to_stderr, run_until_signal
 
     log_to_stderr(quiet=args.quiet)
+    keep_to_memory(args)
     properties = properties_of(args)
     return run_until_signal(
         lambda stop: serve_resident(

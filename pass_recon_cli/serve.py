@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pass_recon_cli.properties import add_memory_option, keep_to_memory
+
 DESCRIPTION = """A server that speaks to Gadgetron clients and runs the chains of this project without a Gadgetron.
 Configurations are found by name in the given folders, then among those that come with the package."""
 EXAMPLE = "example: pass-recon serve --port 9002, then: gadgetron_ismrmrd_client -f scan.h5 -c pass_recon.xml"
@@ -39,6 +41,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stock-client", action="store_true", help="errors as Text only: the stock client aborts at an Error message"
     )
+    add_memory_option(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
     return parser
 
@@ -51,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from pass_recon_cli.configurations import packaged_configurations
 
     log_to_stderr(quiet=args.quiet)
+    keep_to_memory(args)
     folders = [*args.configs, packaged_configurations()]
     find(args.default_config, folders)  # complain before a scanner needs it
 

@@ -39,9 +39,9 @@ class ImageFile:
     """Collects images in a file beside ``path``, which takes their place when `keep` is called.
 
     Images of series n go to ``/<group>/image_<n>/{data,header,attributes}``. The group's attributes are the scan's MRD
-    header, ``xml``, what `describe` was told, ``provenance``, and a mark of who wrote it, ``written``. What other groups
-    of an existing file hold stays, also what others write while the images come; a group of the same name is replaced
-    if it was there at the beginning. `append` may be called from another thread.
+    header, ``xml``, what `describe` was told, ``provenance``, and a mark of who wrote it, ``written``. What other
+    groups of an existing file hold stays, also what others write while the images come; a group of the same name is
+    replaced if it was there at the beginning. `append` may be called from another thread.
 
     Parameters
     ----------

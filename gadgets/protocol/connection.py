@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import socket
 import threading
 import time
@@ -35,6 +36,8 @@ from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 from gadgets.protocol import MessageId, name_of
 from gadgets.protocol.parameters import known_and_unknown, parameters_in
+from pass_recon.common.memory import keep_to_what_was_told
+from pass_recon.common.xml import parse_xml
 from pass_recon.types import PassError
 
 _log = logging.getLogger(__name__)
@@ -130,10 +133,9 @@ class GadgetConnection:
             if message.id != expected:
                 raise protocol.ProtocolError(f"expected {expected.name} in the handshake, got message {message.id}")
             parts.append(message.item)
-        try:
-            config = ElementTree.fromstring(parts[0])
-        except ElementTree.ParseError:  # inside <distributed> a server sends an empty configuration
-            config = None
+        # Inside <distributed> a server sends an empty configuration, elsewhere a declaration alone where there is none.
+        empty = not re.sub(rb"<\?xml[^>]*\?>", b"", parts[0]).strip()
+        config = None if empty else parse_xml(parts[0], "the configuration")
         return cls(channel, config, parts[1], patient=True)
 
     def items(self) -> Iterator[Any]:
@@ -228,6 +230,9 @@ class GadgetConnection:
         except (protocol.PeerLost, OSError) as error:
             self._queue.put(protocol.PeerLost(str(error)))
             self._on_lost()
+        except Exception as error:  # noqa: BLE001, a thread that ends in silence would look like the end of the scan
+            self._unreadable = True
+            self._queue.put(PassError(f"what the server sent could not be taken: {type(error).__name__}: {error}"))
         finally:
             self._queue.put(None)
 
@@ -259,6 +264,7 @@ def run_gadget(
     has said in one line.
     """
     share_cores()
+    keep_to_what_was_told()
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
         succeeded = converse(guarded, prepare, forward=forward)

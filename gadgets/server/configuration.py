@@ -10,6 +10,7 @@ from pathlib import Path
 from gadgets.properties import name_value_pairs, table
 from gadgets.protocol.bytes import TEXT_LIMIT
 from gadgets.protocol.messages import DATA_MESSAGES, RULES
+from pass_recon.common.xml import parse_xml
 from pass_recon.types import InputError
 
 Element = ElementTree.Element
@@ -84,21 +85,9 @@ class UnknownConfiguration(InputError):
     """No folder has a configuration of that name."""
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses DOCTYPE, and with it entities: nothing can be expanded or fetched."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise InputError(f"a document type is not allowed (<!DOCTYPE {name} …>)")
-
-
-def parse_xml(document: bytes, what: str) -> Element:
-    """The root of an XML document without namespaces; raises InputError where it is malformed or has a DOCTYPE."""
-    parser = ElementTree.XMLParser(target=_NoDoctype())
-    try:
-        parser.feed(document)
-        root = parser.close()
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: impossible encodings
-        raise InputError(f"{what} is not well-formed XML: {error}") from error
+def without_namespaces(document: bytes, what: str) -> Element:
+    """The root of an XML document without namespaces; raises InputError as `parse_xml` does."""
+    root = parse_xml(document, what)
     for element in root.iter():
         if isinstance(element.tag, str):
             element.tag = element.tag.rpartition("}")[2]
@@ -113,7 +102,7 @@ def parse(document: bytes) -> Configuration:
     InputError
         If it is malformed, or asks for something that the server does not have.
     """
-    root = parse_xml(document, "the configuration")
+    root = without_namespaces(document, "the configuration")
     if root.tag == "gadgetronStreamConfiguration":
         lists, nodes = root, [_legacy_node(gadget) for gadget in root.findall("gadget")]
         readers, writers = lists.findall("reader"), lists.findall("writer")
@@ -181,7 +170,9 @@ def differing_properties(configuration: Configuration) -> Iterator[str]:
 
 
 def _properties(document: bytes) -> dict[str, str]:
-    root = parse_xml(document, "the configuration of a node") if document != _document(None) else Element("none")
+    root = (
+        without_namespaces(document, "the configuration of a node") if document != _document(None) else Element("none")
+    )
     return dict(name_value_pairs(root.iter("property")))
 
 
