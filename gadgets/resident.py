@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
+from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets.acs_buffer import buffer_lines
@@ -25,7 +26,7 @@ from gadgets.pacs import sent_to_pacs
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
-from gadgets.protocol.connection import GadgetConnection, Stage, converse, share_cores
+from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit, share_cores
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,14 @@ def _session(connected: socket.socket, peer: object) -> None:
             converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
         except (OSError, PassError) as error:  # PeerLost is an OSError
             _log.error("scan from %s ended: %s", peer, error)
+
+
+def whole_chain(connection: Connection) -> None:
+    """Run all stages as a gadget: ``python -m gadgetron PORT gadgets.resident whole_chain``, where no process is warm."""
+    run_to_exit(
+        connection,
+        lambda guarded: converse(guarded, lambda scan: _all_stages(scan, guarded), whole_chain=True),
+    )
 
 
 def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:

@@ -263,11 +263,16 @@ def run_gadget(
     Does not return: the process exits with status 0, or with 1 if the peer was lost or the scan failed, which the log
     has said in one line.
     """
+    run_to_exit(connection, lambda guarded: converse(guarded, prepare, forward=forward))
+
+
+def run_to_exit(connection: Connection, hold: Callable[[GadgetConnection], bool]) -> NoReturn:
+    """The same with the conversation that ``hold`` holds, see `converse`."""
     share_cores()
     keep_to_what_was_told()
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
-        succeeded = converse(guarded, prepare, forward=forward)
+        succeeded = hold(guarded)
     except protocol.PeerLost as error:
         _log.error("the server is gone: %s", error)
         succeeded = False

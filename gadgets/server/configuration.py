@@ -44,10 +44,19 @@ class Execute:
 
 @dataclass(frozen=True)
 class Connect:
-    """A gadget that already listens."""
+    """A gadget that already listens.
+
+    Attributes
+    ----------
+    address, port
+        Where.
+    fallback
+        Whether it is our resident process, so that `WHOLE_CHAIN` can take its place: others' gadgets do not say so.
+    """
 
     address: str
     port: int
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,10 @@ def for_scan(configuration: Configuration, properties: Mapping[str, str], *, pla
         for node in configuration.nodes
     )
     return replace(configuration, nodes=nodes)
+
+
+WHOLE_CHAIN = Execute("gadgets.resident", "whole_chain")
+"""All stages in one process, for a scan whose resident process is gone."""
 
 
 def takes_properties(configuration: Configuration) -> bool:
@@ -251,7 +264,7 @@ def _connect(element: Element) -> Connect:
     port = element.get("port", "")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise InputError(f"<connect port={port!r}> is not a port")
-    return Connect(element.get("address") or "localhost", int(port))
+    return Connect(element.get("address") or "localhost", int(port), element.get("fallback") == "on")
 
 
 def _document(element: Element | None) -> bytes:

@@ -31,6 +31,10 @@ class ServerSettings:
         may take after the configuration before the configuration alone is judged.
     refused_seconds
         The same for a client that was refused, but whose lines still come.
+    waiting_bytes
+        How much of a scan may wait for a gadget that computes; then the client has to wait.
+    kept_bytes
+        How much of a scan is remembered for another gadget, should one be killed.
     """
 
     config_folders: tuple[Path, ...] = ()
@@ -42,3 +46,5 @@ class ServerSettings:
     grace_seconds: float = 5.0
     idle_seconds: float = 5.0
     refused_seconds: float = 60.0
+    waiting_bytes: int = 64 << 20
+    kept_bytes: int = 1 << 30
