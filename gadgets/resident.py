@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +28,7 @@ from gadgets.pacs import sent_to_pacs
 from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
+from gadgets.protocol.admission import Admission, Refused, turn_away
 from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit, share_cores
 from pass_recon.types import InputError, PassError
 
@@ -40,6 +43,9 @@ def serve_resident(
     properties: Properties | None = None,
     ready: Callable[[int], object] | None = None,
     stop: threading.Event | None = None,
+    drain: threading.Event | None = None,
+    drain_seconds: float = 30.0,
+    max_scans: int = 16,
 ) -> None:
     """Serve Gadgetron's ``<connect>`` nodes until ``stop`` is set or the main thread is interrupted.
 
@@ -53,6 +59,10 @@ def serve_resident(
         Called with the port once the networks are loaded and servers can connect.
     stop
         Ends the loop; scans that are under way are cut off.
+    drain
+        Ends it once the scans that are under way have ended, after ``drain_seconds`` at the latest.
+    max_scans
+        Scans at the same time; more are refused.
 
     Raises
     ------
@@ -67,13 +77,38 @@ def serve_resident(
         _log.info("resident gadget on %s:%d", host, bound)
         if ready is not None:
             ready(bound)
-        listening.settimeout(_POLL_S)
-        while not stop.is_set():
-            try:
-                connected, peer = listening.accept()
-            except TimeoutError:
-                continue
-            threading.Thread(target=_session, args=(connected, peer), name="session", daemon=True).start()
+        _accept(listening, stop, drain or threading.Event(), drain_seconds, Admission(max_scans))
+
+
+def _accept(
+    listening: socket.socket, stop: threading.Event, drain: threading.Event, seconds: float, admission: Admission
+) -> None:
+    listening.settimeout(_POLL_S)
+    deadline = math.inf
+    while not stop.is_set() and time.monotonic() < deadline:
+        if drain.is_set() and deadline == math.inf:
+            deadline = time.monotonic() + seconds
+            admission.drain()
+        if deadline < math.inf and admission.wait(0.0):
+            return
+        try:
+            connected, peer = listening.accept()
+        except TimeoutError:
+            continue
+        except OSError as error:
+            _log.warning("could not accept a scan: %s", error)
+            stop.wait(_POLL_S)
+            continue
+        try:
+            admission.begin()
+        except Refused as error:
+            turn_away(connected, str(error), client=False)
+            continue
+        try:
+            threading.Thread(target=_session, args=(connected, peer, admission), name="session", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # no more threads
+            admission.end()
+            turn_away(connected, f"this process cannot take one more scan ({error})", client=False)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -87,19 +122,21 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _session(connected: socket.socket, peer: object) -> None:
+def _session(connected: socket.socket, peer: object, admission: Admission) -> None:
     """One scan, from the handshake to CLOSE; nothing that happens in it concerns the others."""
     _log.info("scan from %s", peer)
     with connected:
         try:
             connection = GadgetConnection.accept(connected)
             converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
-        except (OSError, PassError) as error:  # PeerLost is an OSError
+        except (OSError, PassError, RuntimeError) as error:  # PeerLost is an OSError; RuntimeError: no more threads
             _log.error("scan from %s ended: %s", peer, error)
+        finally:
+            admission.end()
 
 
 def whole_chain(connection: Connection) -> None:
-    """Run all stages as a gadget: ``python -m gadgetron PORT gadgets.resident whole_chain``, where no process is warm."""
+    """Run all stages as one gadget: ``python -m gadgetron PORT gadgets.resident whole_chain``."""
     run_to_exit(
         connection,
         lambda guarded: converse(guarded, lambda scan: _all_stages(scan, guarded), whole_chain=True),

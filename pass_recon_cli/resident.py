@@ -21,6 +21,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-p", "--port", type=int, default=18100, help="0 for any free one; default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
     add_property_options(parser, "bundle", "acceleration", "device")
+    parser.add_argument(
+        "--max-scans", type=int, default=16, metavar="N", help="scans at the same time; default: %(default)s"
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="how long scans may go on after SIGTERM; new ones are refused; default: %(default)g",
+    )
     add_memory_option(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
     return parser
@@ -35,11 +45,14 @@ def run(args: argparse.Namespace) -> int:
     keep_to_memory(args)
     properties = properties_of(args)
     return run_until_signal(
-        lambda stop: serve_resident(
+        lambda stop, drain: serve_resident(
             args.host,
             args.port,
             properties=properties,
             ready=lambda port: announce("resident", args.host, port),
             stop=stop,
+            drain=drain,
+            drain_seconds=args.drain_seconds,
+            max_scans=args.max_scans,
         )
     )

@@ -41,6 +41,23 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stock-client", action="store_true", help="errors as Text only: the stock client aborts at an Error message"
     )
+    parser.add_argument(
+        "--max-scans", type=int, default=16, metavar="N", help="scans at the same time; default: %(default)s"
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="how long scans may go on after SIGTERM; new ones are refused; default: %(default)g",
+    )
+    parser.add_argument(
+        "--idle-seconds",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="drop a scan in which no line comes for so long; default: %(default)g",
+    )
     add_memory_option(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
     return parser
@@ -63,9 +80,24 @@ def run(args: argparse.Namespace) -> int:
         import_module("pass_recon.physics.coils")
         announce("serve", args.host, port)
 
-    def serve_until(stop: threading.Event) -> None:
-        settings = ServerSettings(stock_client=args.stock_client, default_config=args.default_config)
-        serve(args.host, args.port, folders, args.allow_client_configs, ready=ready, stop=stop, settings=settings)
+    def serve_until(stop: threading.Event, drain: threading.Event) -> None:
+        settings = ServerSettings(
+            stock_client=args.stock_client,
+            default_config=args.default_config,
+            max_scans=args.max_scans,
+            drain_seconds=args.drain_seconds,
+            silence_seconds=args.idle_seconds,
+        )
+        serve(
+            args.host,
+            args.port,
+            folders,
+            args.allow_client_configs,
+            ready=ready,
+            stop=stop,
+            settings=settings,
+            drain=drain,
+        )
 
     return run_until_signal(serve_until)
 
@@ -82,22 +114,31 @@ def announce(command: str, host: str, port: int) -> None:
     sys.stdout.flush()
 
 
-def run_until_signal(serve_until: Callable[[threading.Event], None]) -> int:
-    """Run a server in an orderly way: Ctrl-C or SIGTERM sets its stop event.
+def run_until_signal(serve_until: Callable[[threading.Event, threading.Event], None]) -> int:
+    """Run a server in an orderly way.
+
+    Parameters
+    ----------
+    serve_until
+        Gets an event that ends it at once, for Ctrl-C, and one that lets scans end first, for SIGTERM. Whoever is not
+        patient sends a second signal.
 
     Returns
     -------
     int
-        128 + the signal, as shells count: 130 for Ctrl-C; 0 if it ended by itself.
+        130 for Ctrl-C, as shells count, 128 + the signal where there was a second one, else 0.
     """
-    stop = threading.Event()
+    stop, drain = threading.Event(), threading.Event()
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
-        received.append(number)
-        stop.set()
+        if number == signal.SIGTERM and not drain.is_set():
+            drain.set()
+        else:
+            received.append(number)
+            stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
-    serve_until(stop)
+    serve_until(stop, drain)
     return 128 + received[0] if received else 0

@@ -3,7 +3,8 @@
 What the protocol needs and the library does not do:
 
 - **Never stop reading.** A server forwards messages that are none of our business from the thread that writes to us; if
-  we compute and let the socket fill, plans wait. So a thread of its own drains the socket into an unbounded queue.
+  we compute and let the socket fill, plans wait. So a thread of its own drains the socket into a queue that only
+  memory bounds.
 - **Errors are messages.** An exception that leaves a gadget looks like a normal end to the client. A scan-wide fault is
   sent at once; a `Failure` that leaves something to show is kept until all input has come, because a server that
   receives an Error gives that gadget nothing more.
@@ -14,8 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-import queue
 import re
 import socket
 import threading
@@ -35,8 +36,9 @@ from gadgets import protocol
 from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 from gadgets.protocol import MessageId, name_of
+from gadgets.protocol.bounded import BoundedQueue
 from gadgets.protocol.parameters import known_and_unknown, parameters_in
-from pass_recon.common.memory import keep_to_what_was_told
+from pass_recon.common.memory import keep_to_what_was_told, limit
 from pass_recon.common.xml import parse_xml
 from pass_recon.types import PassError
 
@@ -46,6 +48,7 @@ _log = logging.getLogger(__name__)
 _IMAGE_TYPES = tuple(np.dtype(kind) for kind in ("uint16", "uint32", "float32", "complex64"))
 _ABANDON_AFTER_S = 3.0
 _LINGER_S = 2.0
+_HANDSHAKE_S = 30.0
 _MAXIMUM_REPORTS = 20
 
 
@@ -110,7 +113,8 @@ class GadgetConnection:
         self._patient = patient
         self.forward: Callable[[Any], bool] | None = None
         self._channel, self._on_lost = channel, on_lost
-        self._queue: queue.SimpleQueue[protocol.Message | Exception | None] = queue.SimpleQueue()
+        # Without bound up to where the machine would suffer: see above why not to read is the lesser evil only then.
+        self._queue: BoundedQueue[protocol.Message | Exception | None] = BoundedQueue(limit() // 4)
         self._failures: list[Failure] = []
         self._unreadable = False
         threading.Thread(target=self._drain, name="reader", daemon=True).start()
@@ -127,6 +131,7 @@ class GadgetConnection:
     def accept(cls, connected: socket.socket) -> GadgetConnection:
         """Read the handshake of a server that has connected to us; raises PeerLost, ProtocolError."""
         channel = protocol.Channel(connected)
+        channel.expect(silence=_HANDSHAKE_S, within=_HANDSHAKE_S)
         parts = []
         for expected in (MessageId.CONFIG_SCRIPT, MessageId.HEADER):
             message = channel.read_message()
@@ -136,6 +141,7 @@ class GadgetConnection:
         # Inside <distributed> a server sends an empty configuration, elsewhere a declaration alone where there is none.
         empty = not re.sub(rb"<\?xml[^>]*\?>", b"", parts[0]).strip()
         config = None if empty else parse_xml(parts[0], "the configuration")
+        channel.expect(silence=math.inf, within=math.inf)  # how long a scanner may pause is for the server to say
         return cls(channel, config, parts[1], patient=True)
 
     def items(self) -> Iterator[Any]:
@@ -228,6 +234,7 @@ class GadgetConnection:
             self._unreadable = True
             self._queue.put(error)
         except (protocol.PeerLost, OSError) as error:
+            self._queue.clear()  # nobody waits for what could still be made of it
             self._queue.put(protocol.PeerLost(str(error)))
             self._on_lost()
         except Exception as error:  # noqa: BLE001, a thread that ends in silence would look like the end of the scan
@@ -241,7 +248,7 @@ class GadgetConnection:
         if self.forward is not None and self.forward(message.item):
             self._channel.send(message.frame)
         else:
-            self._queue.put(message)
+            self._queue.put(message, len(message.body))
 
 
 def run_gadget(

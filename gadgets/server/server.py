@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gadgets.protocol import Channel
+from gadgets.protocol.admission import Admission, turn_away
 from gadgets.server.session import Session
 from gadgets.server.settings import ServerSettings
 from pass_recon.types import InputError
@@ -31,6 +34,7 @@ def serve(
     ready: Callable[[int], object] | None = None,
     stop: threading.Event | None = None,
     settings: ServerSettings | None = None,
+    drain: threading.Event | None = None,
 ) -> None:
     """Serve clients until `stop` is set or the main thread is interrupted.
 
@@ -46,6 +50,9 @@ def serve(
         Called with the port once clients can connect.
     stop
         Ends the server within a second or two, together with all sessions and the processes they started.
+    drain
+        Ends the server once the scans that are running have ended, after ``settings.drain_seconds`` at the latest. New
+        ones are refused meanwhile.
     settings
         Further settings; the two above take precedence.
 
@@ -66,7 +73,7 @@ def serve(
         if ready is not None:
             ready(bound)
         with _terminated_like_interrupted():
-            _accept(listening, settings, stop or threading.Event())
+            _accept(listening, settings, stop or threading.Event(), drain or threading.Event())
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -102,24 +109,41 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _accept(listening: socket.socket, settings: ServerSettings, stop: threading.Event) -> None:
+def _accept(listening: socket.socket, settings: ServerSettings, stop: threading.Event, drain: threading.Event) -> None:
     sessions: dict[threading.Thread, Session] = {}
+    admission = Admission(settings.max_scans)
     listening.settimeout(_POLL_SECONDS)
     try:
-        while not stop.is_set():
+        deadline = math.inf
+        while not stop.is_set() and time.monotonic() < deadline:
+            if drain.is_set() and deadline == math.inf:
+                log.info("scans that are running have %g s to end", settings.drain_seconds)
+                deadline = time.monotonic() + settings.drain_seconds
+                admission.drain()
+            if deadline < math.inf and admission.wait(0.0):
+                break
             sessions = {thread: session for thread, session in sessions.items() if thread.is_alive()}
             try:
                 connected, address = listening.accept()
-                session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings)
             except TimeoutError:
                 continue
             except OSError as error:  # a client that is gone already, or no more descriptors: neither ends the server
                 log.warning("could not accept a client: %s", error)
                 stop.wait(_POLL_SECONDS)
                 continue
-            thread = threading.Thread(target=session.run, name=f"session-{address[1]}", daemon=True)
-            sessions[thread] = session
-            thread.start()
+            if len(sessions) >= admission.connections:
+                log.warning("%s:%d is turned away: %d connections", *address[:2], len(sessions))
+                turn_away(connected, f"the server has {len(sessions)} connections and takes no more")
+                continue
+            try:
+                session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings, admission)
+                thread = threading.Thread(target=session.run, name=f"session-{address[1]}", daemon=True)
+                thread.start()
+            except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
+                log.warning("no session for %s:%d: %s", *address[:2], error)
+                turn_away(connected, f"the server cannot take one more client ({error})")
+            else:
+                sessions[thread] = session
     except KeyboardInterrupt:
         log.info("interrupted")
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from gadgets.mrd.header_xml import read_header
 from gadgets.properties import table
 from gadgets.protocol import DATA_MESSAGES, Channel, Message, MessageId, PeerLost, ProtocolError, name_of
+from gadgets.protocol.admission import Admission
 from gadgets.protocol.parameters import CONFIGURATIONS, known_and_unknown, parameters_in
 from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
@@ -45,11 +46,16 @@ class Session:
         Who it is, for the log.
     settings
         Of the server.
+    admission
+        Decides whether there may be one more scan.
     """
 
-    def __init__(self, channel: Channel, peer: str, settings: ServerSettings) -> None:
+    def __init__(self, channel: Channel, peer: str, settings: ServerSettings, admission: Admission) -> None:
         self._channel, self._peer, self._settings = channel, peer, settings
-        self._client = Client(channel, errors_as_text_only=settings.stock_client)
+        channel.expect(silence=settings.handshake_seconds, within=settings.message_seconds)
+        channel.give_up_after(sending=settings.sending_seconds)
+        self._client = Client(channel, settings.stock_client, settings.waiting_bytes)
+        self._admission, self._admitted = admission, False
         self._chain: Chain | None = None
         self._received: Counter[str] = Counter()
         self._config_name = "no configuration"
@@ -71,7 +77,12 @@ class Session:
             log.exception("session of %s failed", self._peer)
             self._client.report("server", f"{type(error).__name__}: {error}")
         finally:
-            self._finish()
+            try:
+                self._finish()
+            finally:
+                self._channel.close()
+                if self._admitted:
+                    self._admission.end()
             self._log_end(time.monotonic() - started)
 
     def stop(self) -> None:
@@ -99,6 +110,7 @@ class Session:
         if header_xml is None:
             return
         header = read_header(header_xml)
+        self._channel.expect(silence=self._settings.silence_seconds, within=self._settings.message_seconds)
         first = self._next()
         parameters = self._parameters(first)
         configuration, name = self._configuration(asked, parameters or {})
@@ -108,6 +120,8 @@ class Session:
         configuration = self._with_parameters(configuration, parameters or {}, plan_images=plans)
         self._client.writers = configuration.writers
         refuse_missing(configuration)
+        self._admission.begin()
+        self._admitted = True
         for difference in differing_properties(configuration):
             self._client.warn("server", difference)
         self._chain = Chain(configuration, header_xml, header, self._client, self._client.report, self._settings)
@@ -249,7 +263,7 @@ class Session:
 
     def _drain_messages(self, patience: float) -> None:
         try:
-            self._channel.give_up_after(reading=patience)
+            self._channel.expect(silence=patience, within=self._settings.message_seconds)
             while self._channel.read_message().id != MessageId.CLOSE:
                 pass
             self._closed_by_client = True

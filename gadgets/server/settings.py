@@ -31,8 +31,20 @@ class ServerSettings:
         may take after the configuration before the configuration alone is judged.
     refused_seconds
         The same for a client that was refused, but whose lines still come.
+    handshake_seconds
+        How long a client may be silent before its header has come.
+    silence_seconds
+        The same in a scan, between two lines.
+    message_seconds
+        How long a message may take from its first byte to its last, more for a long one.
+    sending_seconds
+        How long a client may take nothing of what is sent to it.
+    max_scans
+        Scans at the same time; more are refused.
+    drain_seconds
+        How long scans may go on once the server was asked to end.
     waiting_bytes
-        How much of a scan may wait for a gadget that computes; then the client has to wait.
+        How much of a scan may wait for each gadget that computes, or for the client; then whoever brings more waits.
     kept_bytes
         How much of a scan is remembered for another gadget, should one be killed.
     """
@@ -46,5 +58,11 @@ class ServerSettings:
     grace_seconds: float = 5.0
     idle_seconds: float = 5.0
     refused_seconds: float = 60.0
+    handshake_seconds: float = 30.0
+    silence_seconds: float = 900.0
+    message_seconds: float = 30.0
+    sending_seconds: float = 60.0
+    max_scans: int = 16
+    drain_seconds: float = 0.0
     waiting_bytes: int = 64 << 20
     kept_bytes: int = 1 << 30
