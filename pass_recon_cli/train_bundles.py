@@ -44,6 +44,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a folder for the bundles")
     parser.add_argument("--results", type=Path, nargs="+", default=[], metavar="JSON", help="metrics for the cards")
     parser.add_argument("--recipe", type=Path, metavar="YAML", help="what the runs were made by, for the cards")
+    parser.add_argument(
+        "--attribution", nargs="+", default=[], metavar="TEXT", help="for the cards: whose the data are"
+    )
+    parser.add_argument("--licence", metavar="TEXT", help="of the weights, for the cards")
     return parser
 
 
@@ -60,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     elif args.reconstructor:
         folders = replace_reconstructor(args.reconstructor, args.output, own_lines=args.own_lines)
     elif args.runs:
-        folders = make_bundles(args.runs, args.output, results=args.results, recipe=args.recipe)
+        told = {"licence": args.licence} if args.licence else {}
+        folders = make_bundles(
+            args.runs, args.output, results=args.results, recipe=args.recipe, attribution=args.attribution, **told
+        )
     elif args.results:
         folders = record_results(args.output, args.results)
     else:

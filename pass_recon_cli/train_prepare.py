@@ -204,6 +204,8 @@ def _report_annotations(annotations: Annotations) -> None:
 
 
 def _report(folder: Path, manifest: dict[str, Any], outcomes: list[Outcome]) -> None:
+    from training.data.manifest import is_annotated
+
     cases = manifest["cases"]
     fates = Counter(outcome.fate for outcome in outcomes)
     _say(f"{folder}: {len(cases)} cases ({', '.join(f'{count} {fate}' for fate, count in sorted(fates.items()))})")
@@ -215,7 +217,8 @@ def _report(folder: Path, manifest: dict[str, Any], outcomes: list[Outcome]) -> 
         _say(
             f"  {' '.join(examination)}: {len(members)} cases of {patients} patients "
             f"({', '.join(f'{splits[name]} {name}' for name in ('train', 'validation', 'test'))}); {slices} slices: "
-            f"{abnormal} abnormal, {normal} normal, {slices - abnormal - normal} unlabelled"
+            f"{abnormal} abnormal, {normal} normal, {slices - abnormal - normal} unlabelled; "
+            f"{sum(map(is_annotated, members))} cases with boxes"
         )
     findings: Counter[str] = Counter()
     for case in cases:

@@ -46,7 +46,13 @@ def add_parsers(subparsers: Any) -> None:
             ),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("--config", type=Path, required=whole, metavar="YAML", help="settings, or a recipe")
+        parser.add_argument(
+            "--config",
+            type=Path,
+            required=whole,
+            metavar="YAML",
+            help="settings, a recipe, or its name, such as shipped",
+        )
         parser.add_argument("--data", type=Path, nargs="+", metavar="DATASET", help="prepared datasets")
         parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="run folder; goes on if there is one")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N; default: %(default)s")

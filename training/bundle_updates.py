@@ -10,7 +10,8 @@ from typing import Any
 from pass_recon.bundles import CARD, Bundle, load_bundle, save_bundle, write_card
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.types import InputError
-from training.bundles import card_metrics, forget_unused
+from training.bundles import forget_unused
+from training.cards import card_metrics
 from training.engine.run_folder import WEIGHTS, load_weights, read_tensors, settings_of
 from training.stages.anomaly_maps import load_detectors
 from training.stages.mixture import MixtureTraining

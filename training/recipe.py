@@ -16,6 +16,8 @@ from pass_recon.types import InputError
 from training.engine.settings import TrainingSettings, run_settings
 from training.stages.registry import STAGES, Stage
 
+RECIPES = Path(__file__).parent / "recipes"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,6 +28,12 @@ class Run:
     folder: Path
 
 
+def recipe_file(name: Path) -> Path:
+    """A recipe that comes with the package by its name, such as ``shipped``; any other path as it is."""
+    own = RECIPES / f"{name}.yaml"
+    return own if not name.exists() and name.parent == Path() and own.is_file() else name
+
+
 def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list[Run]:
     """All runs of a recipe, every setting checked: a slip in the last table must not show after hours.
 
@@ -34,17 +42,35 @@ def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list
     InputError
         If a table is not understood, a run builds on one that comes later, or bundles would lack a part.
     """
-    tables = read_table(recipe)
+    tables = read_table(recipe_file(recipe))
     for change in changes:
         if change.partition("=")[0].strip().split(".")[0] not in tables:
             raise InputError(f"a setting of a recipe is changed with run.name=value, got {change!r}; runs are "
                              f"{', '.join(tables)}")  # fmt: skip
-    tables = changed(tables, changes)
+    tables = _without_unused_backbones(changed(tables, [*changes, *_instead_of_backbones(changes)]))
     runs = [_run(name, tables, folder, before) for before, name in enumerate(tables)]
     if missing := {"reconstruction", "sampling"} - {run.stage.name for run in runs}:
         raise InputError(f"bundles need a run of every stage but backbone and netad; {recipe} has none of "
                          f"{', '.join(sorted(missing))}")  # fmt: skip
     return runs
+
+
+def _instead_of_backbones(changes: Sequence[str]) -> list[str]:
+    """A published CLIP, given by name or as files, takes the place of the recipe's own backbone."""
+    given = [change.partition("=")[0].strip() for change in changes if change.partition("=")[2].strip()]
+    ends = [(name.rpartition(".")[0], name.rpartition(".")[2]) for name in given]
+    return [f"{table}{'.' if table else ''}backbone=''" for table, setting in ends if setting in ("clip", "path")]
+
+
+def _without_unused_backbones(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables without backbones that no run is built on."""
+    used = {value for table in tables.values() if isinstance(table, dict) for value in table.values()
+            if isinstance(value, str)}  # fmt: skip
+    return {
+        name: table
+        for name, table in tables.items()
+        if not (isinstance(table, dict) and table.get("stage", name) == "backbone" and name not in used)
+    }
 
 
 def read_run(stage: Stage, path: Path | None, folder: Path, changes: Sequence[str] = (), *, table: str = "") -> Run:
@@ -68,11 +94,11 @@ def read_run(stage: Stage, path: Path | None, folder: Path, changes: Sequence[st
     InputError
         If a setting is not understood, or there is no such table.
     """
-    values, name = ({} if path is None else read_table(path)), table or stage.name
+    values, name = ({} if path is None else read_table(recipe_file(path))), table or stage.name
     recipe = {key: entry for key, entry in values.items() if isinstance(entry, dict)}
     if name not in recipe and (table or recipe.keys() == values.keys() != set()):
         raise InputError(f"{path} has no table {name}, only {', '.join(values)}")
-    of_run = changed(recipe.get(name, values), changes)
+    of_run = changed(recipe.get(name, values), [*changes, *_instead_of_backbones(changes)])
     if of_run.pop("stage", stage.name) != stage.name:
         raise InputError(f"the table {name} of {path} is for another stage than {stage.name}")
     others = [key for key in recipe if key != name] if name in recipe else []

@@ -88,3 +88,35 @@ def test_wrong_settings_are_told(tmp_path, text, message):
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         read_run(STAGES["reconstruction"], tmp_path / "wrong.yaml", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes", [["netad.clip=ViT-L-14-336", "netad.pretrained=openai"], ["netad.path=/models/clip"]]
+)
+def test_a_published_clip_takes_the_place_of_the_backbone(tmp_path, changes):
+    runs = {run.folder.name: run for run in read_recipe(SHIPPED, tmp_path, changes)}
+    assert "backbone" not in runs
+    assert runs["netad"].settings.backbone == ""
+    assert len(runs) == len(read_recipe(SHIPPED, tmp_path)) - 1
+    alone = read_run(
+        STAGES["netad"], SHIPPED, tmp_path / "netad", [change.removeprefix("netad.") for change in changes]
+    )
+    assert alone.settings == runs["netad"].settings
+
+
+def test_the_papers_recipe_is_the_papers(tmp_path):
+    runs = {run.folder.name: run.settings for run in read_recipe(SHIPPED.with_name("paper.yaml"), tmp_path)}
+    assert list(runs) == ["netad", "reconstruction", "sampling"]
+    stage_1, stage_2 = runs["reconstruction"], runs["sampling"]
+    networks = stage_1.reconstructor
+    assert (networks.stages, networks.inner_iterations, networks.cg_iterations, networks.rho) == (3, 5, 5, 1.0)
+    assert (networks.denoiser.name, networks.enhancer.name, stage_2.network.name) == ("published",) * 3
+    assert (stage_1.global_weight, stage_1.image_weight, stage_1.lesion_weight) == (1, 2, 1)
+    assert (stage_1.loss, stage_2.loss, stage_1.look) == ("squared", "squared", "reconstruction")
+    assert stage_2.lines_rate == 0
+    assert runs["netad"].annotated == 12
+
+
+@pytest.mark.parametrize("name", ["shipped", "paper", "h100"])
+def test_every_recipe_of_all_stages_is_understood(tmp_path, name):
+    assert read_recipe(SHIPPED.with_name(f"{name}.yaml"), tmp_path) == read_recipe(Path(name), tmp_path)

@@ -80,6 +80,12 @@ class Slices:
         """``(coils, ro, pe)`` complex64, converted anew on every access: on the device, so convert once a batch."""
         return torch.view_as_complex(self.stored_maps.float())
 
+    @property
+    def reachable(self) -> Tensor:
+        """``(pe,)``, of a batch ``(b, pe)``, bool: the lines of `line_range`, which are all that a scanner has."""
+        place = torch.arange(self.image.shape[-1], device=self.line_range.device)
+        return (self.line_range[..., :1] <= place) & (place < self.line_range[..., 1:])
+
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Slices:
         """The same on a device."""
         moved: dict[str, Any] = {

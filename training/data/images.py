@@ -52,6 +52,11 @@ class ImageSlice:
         return self.classes > 0
 
     @property
+    def located(self) -> Tensor:
+        """Whether pixels tell where what was found is: not in an abnormal slice without a box, all of which may be."""
+        return (self.label != ABNORMAL) | self.mask.flatten(-2).any(-1)
+
+    @property
     def anatomy(self) -> tuple[str, ...]:
         """Of each slice."""
         return tuple(examination.split("-")[0] for examination in self.examination)

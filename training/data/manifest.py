@@ -131,6 +131,29 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def is_annotated(case: Mapping[str, Any]) -> bool:
+    """Whether a case of a manifest has findings with boxes: what few-shot training learns from."""
+    return bool(case["abnormal_slices"] and case["boxes"])
+
+
+def training_facts(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """What the training splits of datasets hold: a row for each dataset, examination and origin of its k-space."""
+    rows: dict[tuple[str, str, str, bool], dict[str, Any]] = {}
+    patients: dict[tuple[str, str, str, bool], set[str]] = {}
+    for folder in folders:
+        for case in read_manifest(folder)["cases"]:
+            if case["split"] != SPLITS[0]:
+                continue
+            examination = f"{case['anatomy']}-{case['contrast']}"
+            key = (Path(folder).resolve().name, examination, case["source"], bool(case["measured"]))
+            empty = dict(zip(("dataset", "examination", "source", "measured"), key, strict=True))
+            row = rows.setdefault(key, {**empty, "patients": 0, "slices": 0, "annotated": 0})
+            patients.setdefault(key, set()).add(case["patient_id"])
+            row["annotated"] += is_annotated(case)
+            row["patients"], row["slices"] = len(patients[key]), row["slices"] + case["slices"]
+    return list(rows.values())
+
+
 def _earlier(folder: Path) -> dict[str, Any]:
     return read_manifest(folder) if (folder / FILE).exists() else {}
 

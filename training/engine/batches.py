@@ -158,8 +158,18 @@ def flipped(item: Slices, axes: list[int]) -> Slices:
         stored_images=None if item.stored_images is None else item.stored_images.flip(inner),
         anomaly_mask=item.anomaly_mask.flip(axes),
         anomaly_map=None if item.anomaly_map is None else item.anomaly_map.flip(axes),
+        line_range=_mirrored(item.line_range, item.image.shape[-1]) if -1 in axes else item.line_range,
         boxes=(),
     )
+
+
+def _mirrored(line_range: Tensor, pe: int) -> Tensor:
+    """Lines of the mirrored image: k turns into −k, which for the outermost line of an even number is itself."""
+    first, stop = (int(line) for line in line_range)
+    if (first, stop) == (0, pe):
+        return line_range
+    centre = pe // 2
+    return line_range.new_tensor([2 * centre - stop + 1, min(2 * centre - first + 1, pe)])
 
 
 def step_generator(settings: TrainingSettings, step: int, processes: Processes, part: int = 0) -> torch.Generator:

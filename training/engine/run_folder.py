@@ -1,6 +1,7 @@
 """The folder of a training run: what was asked, with which software, how it went, and the weights.
 
 settings.yaml          as the run was started
+data.json              what its training data held, for the cards of bundles
 versions.json          software, device, command line
 log.jsonl              one line an event: steps, validations, interruptions
 tensorboard/           the same for TensorBoard, where it is installed
@@ -15,7 +16,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,17 +31,21 @@ from pass_recon import __version__
 from pass_recon.common.files import write_json, written_aside
 from pass_recon.common.settings import from_dict, read_table, to_dict
 from pass_recon.types import InputError
-from training.engine.settings import TrainingSettings
+from training.data.manifest import training_facts
+from training.engine.settings import TrainingSettings, run_settings
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
 SETTINGS, VERSIONS, LOG = "settings.yaml", "versions.json", "log.jsonl"
+DATA = "data.json"
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 # What may differ when a run goes on: none of it touches a number that is computed.
 _FREE = {"workers", "checkpoint_minutes"}
 
 
 class RunFolder:
-    """Where a run keeps its things; opened again, it goes on.
+    """Where a run keeps its things; opened again, it goes on, with more steps if it is given more.
+
+    A folder in which nothing was learned yet takes any settings: a start that failed is no run.
 
     Parameters
     ----------
@@ -63,14 +68,13 @@ class RunFolder:
         self.path = Path(path)
         self.writes = writes
         self._board: Any = None
-        wanted = {"stage": stage, **to_dict(settings)}
-        if (self.path / SETTINGS).is_file():
+        wanted = {"stage": stage, **to_dict(settings), **_folders(settings)}
+        if (self.path / SETTINGS).is_file() and self._begun():
             self._check_same(wanted)
-        elif self.writes:
+        if self.writes:
             (self.path / "figures").mkdir(parents=True, exist_ok=True)
             with written_aside(self.path / SETTINGS) as aside:
                 aside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
-        if self.writes:
             write_json(self.path / VERSIONS, versions())
             self._board = _tensorboard(self.path)
 
@@ -85,6 +89,11 @@ class RunFolder:
             for name, value in values.items():
                 if isinstance(value, float):
                     self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def record_data(self, folders: Sequence[Path]) -> None:
+        """Write down what the datasets hold that the run learns from."""
+        if self.writes:
+            write_json(self.path / DATA, training_facts(folders))
 
     def figure(self, epoch: int) -> Path:
         """Where the picture of a validation goes."""
@@ -109,17 +118,28 @@ class RunFolder:
         if self._board is not None:
             self._board.close()
 
+    def _begun(self) -> bool:
+        return (self.path / CHECKPOINT).is_file() or (self.path / WEIGHTS).is_file()
+
     def _check_same(self, wanted: Mapping[str, Any]) -> None:
         found = read_table(self.path / SETTINGS)
         changed = sorted(
             name for name in {*wanted, *found} - _FREE if wanted.get(name, "absent") != found.get(name, "absent")
         )
+        if changed == ["steps"] and wanted["steps"] > found["steps"]:
+            return
         if changed:
             told = "; ".join(f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}" for name in changed[:5])
             raise InputError(
                 f"{self.path} holds a run with other settings ({told}). Go on with its own settings, or give another "
                 f"folder and initial={self.path} to start from its weights"
             )
+
+
+def _folders(settings: TrainingSettings) -> dict[str, str]:
+    """Settings that are folders, so that they are the same ones wherever the run is started from."""
+    values = {name: getattr(settings, name) for name in run_settings(type(settings))}
+    return {name: str(Path(value).resolve()) for name, value in values.items() if value and Path(value).is_dir()}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

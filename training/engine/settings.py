@@ -20,7 +20,7 @@ class TrainingSettings:
     Attributes
     ----------
     steps
-        Optimiser steps of the whole run; the learning rate falls along a cosine over them.
+        Optimiser steps of the whole run; the learning rate falls along a cosine over them. A run goes on with more.
     batch
         Slices that go through the network together, in each process.
     accumulate
@@ -73,6 +73,9 @@ class TrainingSettings:
         for name in ("steps", "batch", "accumulate", "epoch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("workers", "warmup", "weight_decay", "validation_slices"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip", "checkpoint_minutes"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")

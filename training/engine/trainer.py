@@ -88,13 +88,19 @@ class Trainer:
         self._plain = objective
         self.averaged = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
         self.averaged.requires_grad_(False)
+        on_gpu = processes.device.type == "cuda"
+        if on_gpu:
+            torch.set_float32_matmul_precision("high")  # TF32: ten bits of the mantissa, in matrix products alone
         self._optimiser = torch.optim.AdamW(
-            _groups(objective, settings, faster or {}), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            _groups(objective, settings, faster or {}),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=on_gpu,
         )
         self.step = 0
         self._stop = ""
         self._parts = 0
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor | float] = {}
         self._shown = ""
         self._resume()
         self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
@@ -141,7 +147,7 @@ class Trainer:
             (losses[LOSS] / self.settings.accumulate).backward()
         self._parts += 1
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
 
     def advance(self) -> None:
         """Take the step that the gradients ask for."""
@@ -177,7 +183,15 @@ class Trainer:
         tensors |= {f"averaged.{name}": value for name, value in learned_state(self.averaged).items()}
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-        self.run.save(CHECKPOINT, tensors, {"step": self.step, "sums": self._sums, "names": self._names})
+        self.run.save(
+            CHECKPOINT,
+            tensors,
+            {
+                "step": self.step,
+                "sums": {name: float(total) for name, total in self._sums.items()},
+                "names": self._names,
+            },
+        )
 
     def _resume(self) -> None:
         loaded = self.run.load(CHECKPOINT)
@@ -207,7 +221,7 @@ class Trainer:
         if self.step % _LOG_STEPS and self.step != self.settings.steps:
             return
         done = self.step % _LOG_STEPS or _LOG_STEPS
-        means = {name: total / (done * self.settings.accumulate) for name, total in self._sums.items()}
+        means = {name: float(total) / (done * self.settings.accumulate) for name, total in self._sums.items()}
         self._sums = {}
         self._shown = f"{LOSS} {means[LOSS]:.4g}"
         self.run.log("step", self.step, **means, gradient=norm, learning_rate=self.settings.learning_rate * factor)

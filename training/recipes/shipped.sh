@@ -71,4 +71,6 @@ bundles="$RUNS/bundles"
 "$pass_recon" train transfer --config training/recipes/shipped.yaml --data "$data/mni" --runs "$RUNS" \
     -o "$RUNS/results/transfer.json"
 "$pass_recon" train bundles --runs "$RUNS" -o "$bundles" \
-    --recipe training/recipes/shipped.yaml --results "$RUNS"/results/*/results.json
+    --recipe training/recipes/shipped.yaml --results "$RUNS"/results/*/results.json \
+    --attribution "Open MS data: Lesjak et al., Neuroinformatics 2016; CC-BY, magnitude volumes of patients 01, 03, 04" \
+    --licence "MIT; the Open MS data are CC-BY and must be attributed as above"

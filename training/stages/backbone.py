@@ -125,13 +125,16 @@ class BackboneObjective(nn.Module):
             states, named, place = self.prompts(anatomy, number[inside] - 1, draw)
             logits = text_logits(features[:, chosen], states)
             covered = coverage(batch.mask[chosen], size, grid)
-            regions.append(len(chosen) * dense_loss(logits, covered, batch.reviewed[chosen]))
+            located = batch.located[chosen]
+            if bool(located.any()):
+                told = dense_loss(logits[:, located], covered[located], batch.reviewed[chosen][located])
+                regions.append(int(located.sum()) * told)
             images.append(len(chosen) * image_loss(logits, batch.label[chosen]))
             if bool(inside.any()):
                 whole = F.normalize(features[:, chosen].mean(0), dim=-1)[inside]
                 findings.append(len(chosen) * F.cross_entropy(_FINDING_SCALE * whole @ named.T, place))
         parts = {
-            "regions": torch.stack(regions).sum() / len(pooled),
+            "regions": torch.stack([pooled.new_zeros(()), *regions]).sum() / len(pooled),
             "images": torch.stack(images).sum() / len(pooled),
             "captions": captions,
             "findings": torch.stack([pooled.new_zeros(()), *findings]).sum() / len(pooled),
@@ -241,6 +244,7 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         sources = open_images(data, "train", settings.examinations, settings.size)
         heads = read_heads(settings.heads, settings.size)

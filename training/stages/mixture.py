@@ -508,6 +508,7 @@ def train_mixture(settings: MixtureTraining, data: Sequence[Path], run_folder: P
     with joined_processes(device) as processes, opened_run(run_folder, settings, STAGE) as run:
         if processes.count > 1:
             raise InputError("this stage trains on one device: start it without torchrun")
+        run.record_data(data)
         where = processes.device
         simulators = Simulators(settings.workers, settings.seed) if settings.workers else None
         try:

@@ -26,9 +26,11 @@ from pass_recon.common.settings import checked
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import InputError
 from training.data.augmentation import randomly_degraded, varied
+from training.data.case_file import ABNORMAL, NORMAL
 from training.data.dataset import SliceDataset, open_slices
 from training.data.heads import Heads, read_heads, with_heads
 from training.data.images import ImageSlice, ImageSource, drawn, open_images, stacked
+from training.data.manifest import is_annotated
 from training.engine.frozen import Frozen
 from training.engine.processes import joined_processes
 from training.engine.run_folder import RunFolder, opened_run
@@ -59,7 +61,8 @@ class NetADSettings(TrainingSettings):
     examinations
         ``anatomy-contrast``; all in the data by default.
     annotated, normal
-        Cases of each examination from which abnormal and normal slices are taken; 0 takes all.
+        Cases of each examination from which abnormal and normal slices are taken; 0 takes all. Annotated ones have
+        boxes; where a finding is only stated of a whole study, pixels are not taught that they are normal.
     size
         Side of the images before they are fitted to the backbone's working size.
     memory
@@ -135,7 +138,7 @@ class AdapterObjective(nn.Module):
         for batch in batches:
             logits = self.netads[batch.examination[0]].logits(batch.image)
             trust = torch.where(batch.reviewed, 1.0, _UNREVIEWED)[:, None, None]
-            weight = torch.where(batch.mask, 1.0, trust)
+            weight = torch.where(batch.mask, 1.0, trust) * batch.located[:, None, None]
             known = batch.label >= 0
             labels = batch.label.clamp(min=0).to(logits.image.dtype)[:, None].expand_as(logits.image)
             image = F.binary_cross_entropy_with_logits(logits.image, labels, reduction="none")
@@ -214,7 +217,7 @@ def few_cases(folders: Sequence[str | Path], settings: NetADSettings) -> list[Im
         first = next(iter(slices.cases.values()))
         by_examination.setdefault(f"{first['anatomy']}-{first['contrast']}", []).append(slices)
     for examination, datasets in sorted(by_examination.items()):
-        left = {1: settings.annotated or math.inf, 0: settings.normal or math.inf}
+        left = {ABNORMAL: settings.annotated or math.inf, NORMAL: settings.normal or math.inf}
         datasets.sort(key=lambda dataset: len(dataset.cases))
         for number, dataset in enumerate(datasets):
             found = _labels_by_case(dataset)
@@ -224,6 +227,8 @@ def few_cases(folders: Sequence[str | Path], settings: NetADSettings) -> list[Im
             chosen: set[str] = set()
             for label, least in left.items():
                 having = [name for name in names if label in found[name]]
+                if label == ABNORMAL:
+                    having = [name for name in having if is_annotated(dataset.cases[name])]
                 share = math.ceil(least / (len(datasets) - number)) if least < math.inf else len(having)
                 chosen |= set(having[:share])
                 left[label] = least - len(having[:share])
@@ -251,6 +256,7 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         sources = few_cases(data, settings)
         held_out = open_images(data, "validation", settings.examinations, settings.size)

@@ -7,9 +7,10 @@ serves all examinations and accelerations, with population lines for each; crops
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +73,14 @@ class ReconstructionSettings(TrainingSettings):
         Learning rate of the population's logits, as a multiple.
     weights_rate
         Learning rate of λ₁ and λ₂, as a multiple.
+    loss
+        ``decibels`` of the squared errors, or the ``squared`` errors of the paper, whose lesion term is
+        ``‖map ⊙ (x − truth)‖²``.
     netad
-        Run folder of detectors whose maps seen the enhancer; empty for a simulated detector.
+        Run folder of detectors whose maps the enhancer sees; empty for a simulated detector.
+    look
+        At what they look: the ``slice`` itself, once, or, as at the scanner and in the paper, the ``reconstruction``:
+        map = NetAD(x_global) in every stage, without gradient.
     sampling
         Run folder of stage 2, whose population lines are taken and not learned any more; empty to learn lines.
     checkpointing
@@ -91,17 +98,25 @@ class ReconstructionSettings(TrainingSettings):
     lesion_weight: float = 1.0
     lines_rate: float = 10.0
     weights_rate: float = 10.0
+    loss: Literal["decibels", "squared"] = "decibels"
     netad: RunPath = ""
+    look: Literal["slice", "reconstruction"] = "slice"
     sampling: RunPath = ""
     checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.look == "reconstruction" and (not self.netad or self.rows):
+            raise InputError("look=reconstruction needs detectors (netad=RUN) and whole slices (rows=0)")
 
 
 class ReconstructionObjective(nn.Module):
     """``γ₁ dB(x_global) + γ₂ dB(x) + γ₃ dB(map ⊙ x)`` of slices, each at an acceleration drawn for it."""
 
-    def __init__(self, settings: ReconstructionSettings) -> None:
+    def __init__(self, settings: ReconstructionSettings, detectors: TrainedDetectors | None = None) -> None:
         super().__init__()
         self.settings = settings
+        self.detectors = detectors if settings.look == "reconstruction" else None
         self.reconstructor = UnrolledReconstructor(settings.reconstructor, checkpointing=settings.checkpointing)
         self.populations = nn.ModuleDict(
             {
@@ -120,20 +135,43 @@ class ReconstructionObjective(nn.Module):
         settings = self.settings
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=generator)
         lines = torch.stack([self._lines(slices, number, generator) for number in range(len(slices.image))])
-        anomaly_map = slices.anomaly_map if slices.anomaly_map is not None else torch.zeros_like(slices.image.real)
-        image, global_image = self.reconstructor(kspace, coil_maps, lines, lambda _: anomaly_map)
-        weight = lesion_weight(slices, anomaly_map)
-        has_lesion = weight.flatten(1).sum(1) >= 1
-        lesion = decibels(squared_error(image, slices.image, weight)).where(has_lesion, 0.0)
+        lines = lines * slices.reachable  # what was never measured is no line of zeros
+        look = self.look(slices)
+        image, global_image = self.reconstructor(kspace, coil_maps, lines, look)
+        anomaly_map = look(global_image.detach())
         parts = {
-            "global": (settings.global_weight, decibels(squared_error(global_image, slices.image)).mean()),
-            "image": (settings.image_weight, decibels(squared_error(image, slices.image)).mean()),
-            "lesion": (settings.lesion_weight, lesion.mean()),
+            "global": (settings.global_weight, self._measure(squared_error(global_image, slices.image)).mean()),
+            "image": (settings.image_weight, self._measure(squared_error(image, slices.image)).mean()),
+            "lesion": (settings.lesion_weight, self._lesion(image, slices, anomaly_map)),
         }
         total = sum(weight for weight, _ in parts.values())
         loss = torch.stack([weight * value / total for weight, value in parts.values()]).sum()
         loss = with_a_gradient(loss, (population.logits for population in self._populations()))
         return {"loss": loss, **{name: value for name, (_, value) in parts.items()}}
+
+    def look(self, slices: Slices) -> Callable[[Tensor], Tensor]:
+        """What gives the anomaly map ``(b, ro, pe)`` of an image of these slices."""
+        detectors = self.detectors
+        if detectors is None:
+            known = slices.anomaly_map if slices.anomaly_map is not None else torch.zeros_like(slices.image.real)
+            return lambda _: known
+        own = [detectors.of(*name) for name in zip(slices.anatomy, slices.contrast, strict=True)]
+
+        @torch.no_grad()
+        def seen(image: Tensor) -> Tensor:
+            return torch.cat([netad.anomaly_map(x[None]) for netad, x in zip(own, image, strict=True)])
+
+        return seen
+
+    def _measure(self, error: Tensor) -> Tensor:
+        return decibels(error) if self.settings.loss == "decibels" else error
+
+    def _lesion(self, image: Tensor, slices: Slices, anomaly_map: Tensor) -> Tensor:
+        if self.settings.loss == "squared":
+            return squared_error(anomaly_map * image, anomaly_map * slices.image).mean()
+        weight = lesion_weight(slices, anomaly_map)
+        has_lesion = weight.flatten(1).sum(1) >= 1
+        return decibels(squared_error(image, slices.image, weight)).where(has_lesion, 0.0).mean()
 
     def chosen_lines(self, name: str, pe: int) -> Tensor:
         """``(pe,)`` bool: the plan of the population."""
@@ -190,10 +228,12 @@ def train_reconstruction(
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
-        detect: Detect = TrainedDetectors(settings.netad) if settings.netad else simulated_map
+        detectors = TrainedDetectors(settings.netad) if settings.netad else None
+        detect: Detect = simulated_map if detectors is None else detectors
         trainer = Trainer(
-            ReconstructionObjective(settings),
+            ReconstructionObjective(settings, detectors),
             settings,
             run,
             processes,
@@ -225,10 +265,8 @@ def reconstructed(
     """Whole slices from the population's lines at every acceleration."""
     settings, results = objective.settings, []
     for scan in validation_scans(examples, settings.accelerations, settings.noise, device):
-        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1])
-        anomaly_map = scan.slices.anomaly_map
-        seen = None if anomaly_map is None else lambda _, seen=anomaly_map: seen
-        image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), seen)
+        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1]) & scan.slices.reachable[0].cpu()
+        image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), objective.look(scan.slices))
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines))
     return results
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from pass_recon.sampling.budget import acs_fraction, line_budget
 from pass_recon.sampling.lines import select_lines
 from pass_recon.sampling.personal import LineSampler
 from pass_recon.sampling.population import line_probabilities, straight_through
+from pass_recon.types import InputError
 from training.data.dataset import Slices, collate, open_slices
 from training.engine.batches import Batches, chosen_rows, step_generator, validation_slices
 from training.engine.processes import joined_processes
@@ -73,6 +74,9 @@ class SamplingSettings(TrainingSettings):
         Readout rows of the crop that is reconstructed; the ACS is always that of the whole slice.
     noise
         As in stage 1.
+    loss
+        ``decibels`` of the squared errors, or the ``squared`` errors of the paper:
+        ``‖x_K − x‖² + λ‖map ⊙ Fᴴ(M² ⊙ F x_K − M² ⊙ F x)‖²``, M² = the lines chosen beside the ACS.
     lesion_weight
         λ, of the error around anomalies.
     exploration
@@ -90,6 +94,7 @@ class SamplingSettings(TrainingSettings):
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("line_network"))
     rows: int = 64
     noise: tuple[float, float] = (0.003, 0.02)
+    loss: Literal["decibels", "squared"] = "decibels"
     lesion_weight: float = 2.0
     exploration: float = 0.1
     lines_rate: float = 20.0
@@ -145,10 +150,16 @@ class SamplingObjective(nn.Module):
         parts: dict[str, list[Tensor]] = {"image": [], "lesion": []}
         for acceleration in self.settings.accelerations:
             logits, acs_map = self.line_logits(slices, kspace, coil_maps, acceleration)
-            lines = self._explored(logits, acceleration, generator)
+            lines = self._explored(logits, acceleration, generator) * slices.reachable
             seen = _on_rows(acs_map, rows)
             fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
             image, _ = self.reconstructor(fair, maps, lines, lambda _, seen=seen: seen)
+            if self.settings.loss == "squared":
+                chosen = lines * ~acs_of(lines.shape[-1], acceleration).to(lines.device)
+                error = ifft1c(fft1c(image - truth, -1) * chosen[:, None], -1)
+                parts["lesion"].append((seen * error).abs().square().mean())
+                parts["image"].append(squared_error(image, truth).mean())
+                continue
             error = decibels(squared_error(image, truth, around)).where(around.flatten(1).any(1), 0.0)
             parts["lesion"].append(error.mean())
             parts["image"].append(decibels(squared_error(image, truth)).mean())
@@ -191,10 +202,13 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
 
     Parameters, errors: as `train_reconstruction`.
     """
+    if not settings.reconstruction:
+        raise InputError("this stage needs the run of stage 1: say reconstruction=RUN")
     with (
         joined_processes(device) as processes,
         opened_run(run_folder, settings, STAGE, writes=processes.first) as run,
     ):
+        run.record_data(data)
         torch.manual_seed(settings.seed)
         detectors = TrainedDetectors(settings.netad) if settings.netad else None
         objective = SamplingObjective(settings, detectors)
@@ -270,7 +284,10 @@ def planned(
         logits, seen = objective.line_logits(scan.slices, scan.kspace, scan.coil_maps, scan.acceleration)
         if not personal:
             logits = objective.sampler(scan.bundle).population(pe)[None]
-        lines = select_lines(logits, acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration))
+        lines = (
+            select_lines(logits, acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration))
+            & scan.slices.reachable
+        )
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines, lambda _, seen=seen: seen)
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines[0].cpu()))
     return results

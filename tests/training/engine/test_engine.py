@@ -14,7 +14,15 @@ from torch import nn
 from pass_recon.types import InputError
 from training.engine.batches import _Order, chosen_rows
 from training.engine.processes import Processes, joined_processes
-from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights, opened_run, read_tensors
+from training.engine.run_folder import (
+    CHECKPOINT,
+    WEIGHTS,
+    RunFolder,
+    load_weights,
+    opened_run,
+    read_tensors,
+    settings_of,
+)
 from training.engine.settings import TrainingSettings
 from training.engine.trainer import Interrupted, Trainer, out_of_memory_explained
 
@@ -148,10 +156,40 @@ def test_gradients_are_clipped_and_some_parameters_learn_faster(tmp_path):
 
 
 def test_a_run_of_other_settings_is_not_taken_up(tmp_path):
+    train(tmp_path, replace(SETTINGS, steps=3))
+    for changes in ({"steps": 2}, {"steps": 4, "batch": 7}):
+        with pytest.raises(InputError, match="steps was 3, now"):
+            train(tmp_path, replace(SETTINGS, **changes))
+    RunFolder(tmp_path, replace(SETTINGS, steps=3, workers=7), "line").close()  # changes nothing that is computed
+
+
+def test_a_run_goes_on_with_more_steps(tmp_path):
     train(tmp_path, replace(SETTINGS, steps=2))
-    with pytest.raises(InputError, match="steps was 2, now 3"):
-        train(tmp_path, replace(SETTINGS, steps=3))
-    RunFolder(tmp_path, replace(SETTINGS, steps=2, workers=7), "line").close()  # changes nothing that is computed
+    assert train(tmp_path, replace(SETTINGS, steps=5)).step == 5
+    assert settings_of(tmp_path, type(SETTINGS)).steps == 5
+
+
+def test_a_start_that_failed_leaves_no_locked_folder(tmp_path):
+    with pytest.raises(RuntimeError, match="before the first step"), opened_run(tmp_path, SETTINGS, "line"):
+        raise RuntimeError("before the first step")
+    train(tmp_path, replace(SETTINGS, batch=3, steps=2))
+    assert settings_of(tmp_path, type(SETTINGS)).batch == 3
+
+
+def test_a_run_is_the_same_from_another_working_directory(tmp_path, monkeypatch):
+    train(tmp_path / "first", SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path / "second", replace(SETTINGS, initial="first"))
+    monkeypatch.chdir(tmp_path / "first")
+    RunFolder(tmp_path / "second", replace(SETTINGS, initial="../first/../first"), "line").close()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"workers": -1}, {"warmup": -2}, {"validation_slices": -1}, {"weight_decay": -0.1}]
+)
+def test_negative_settings_are_refused(changes):
+    with pytest.raises(InputError, match="at least 0"):
+        replace(SETTINGS, **changes)
 
 
 def test_a_new_run_starts_from_the_weights_of_another(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from typing import Any
 
 import open_clip
@@ -88,6 +90,34 @@ def test_losses_are_small_where_the_map_is_right():
         assert loss(right, mask, weight) < 0.01 < loss(-right, mask, weight)
     # What lies outside the known lesions of an unreviewed image may be ignored.
     assert focal(torch.full_like(right, 10.0), mask, mask.float()) < 0.01
+
+
+def test_a_finding_without_a_box_does_not_teach_pixels_that_they_are_normal(data, backbone):
+    netads = build_detectors(netad_settings(backbone), EXAMINATIONS)
+    source = few_cases([data], netad_settings(backbone))[0]
+    batch = stacked([source[source.normal[0]]]) if source.normal else stacked([source[0]])
+    batch = replace(batch, classes=torch.zeros_like(batch.classes), reviewed=torch.tensor([True]))
+    objective = AdapterObjective(netads)
+    stated, normal = (replace(batch, label=torch.tensor([label])) for label in (1, 0))
+    assert objective([stated])["focal"] == 0
+    assert objective([normal])["focal"] > 0
+    assert objective([stated])["images"] > 0
+    assert objective([stated])["dice"] == 0
+
+
+def test_annotated_cases_have_boxes(data, backbone, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text(encoding="utf-8"))
+    sick = [case for case in manifest["cases"] if case["abnormal_slices"] and case["split"] == "train"]
+    for case in sick[1:]:
+        case["boxes"] = {}  # findings of the whole study, without boxes
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    few = few_cases([tmp_path / "data"], netad_settings(backbone, annotated=9, normal=0, examinations=()))
+    having = {name for source in few for name, _ in source.entries}
+    without = {case["name"] for case in sick[1:] if not case["normal_slices"]}
+    assert sick[0]["name"] in having
+    assert without
+    assert not having & without
 
 
 def test_few_cases_are_few(data, backbone):

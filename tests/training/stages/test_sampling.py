@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from pass_recon.sampling.budget import line_budget
 from pass_recon.sampling.lines import select_lines
+from pass_recon.types import InputError
 from tests.training.small import (
     EXAMINATIONS,
     LINES,
@@ -18,9 +20,11 @@ from training.data.dataset import collate, open_slices
 from training.engine.run_folder import load_weights
 from training.stages.sampling import (
     SamplingObjective,
+    SamplingSettings,
     centre_populations,
     choose_population_logits,
     surroundings,
+    train_sampling,
 )
 from training.stages.shared import acs_of
 
@@ -103,3 +107,9 @@ def test_surroundings_reach_a_few_pixels_further():
     mask = torch.zeros(1, 48, 48, dtype=torch.bool)
     mask[0, 24, 24] = True
     assert int(surroundings(mask).sum()) == 17**2
+
+
+def test_a_missing_stage_1_is_named_and_leaves_no_folder(data, tmp_path):
+    with pytest.raises(InputError, match="reconstruction=RUN"):
+        train_sampling(replace(SamplingSettings(), examinations=EXAMINATIONS), [data], tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
