@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _loaded: dict[tuple[str | None, str, float, bool], Pipeline] = {}
 _loading = threading.Lock()
+_MOST_LOADED = 16  # each scan may ask for another acceleration, and each is kept
 
 
 def pipeline_for(scan: ScanContext) -> Pipeline:
@@ -115,6 +116,8 @@ def _load(properties: Properties, examination: str) -> Pipeline:
             from pass_recon.pipeline import Pipeline
 
             _loaded[key] = Pipeline(bundle, device=key[1], acceleration=key[2], anomaly=key[3])
+            while len(_loaded) > _MOST_LOADED:
+                del _loaded[next(iter(_loaded))]
             _log.info("loaded %s on %s in %.1f s", bundle or "classical", key[1], time.perf_counter() - started)
         return _loaded[key]
 

@@ -13,7 +13,8 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -46,6 +47,7 @@ def serve_resident(
     drain: threading.Event | None = None,
     drain_seconds: float = 30.0,
     max_scans: int = 16,
+    bundle_folders: Sequence[Path] = (),
 ) -> None:
     """Serve Gadgetron's ``<connect>`` nodes until ``stop`` is set or the main thread is interrupted.
 
@@ -63,6 +65,9 @@ def serve_resident(
         Ends it once the scans that are under way have ended, after ``drain_seconds`` at the latest.
     max_scans
         Scans at the same time; more are refused.
+    bundle_folders
+        Where bundles may lie beside those that come with the package, and the one to be warm for: a scan may not name
+        any other folder of this machine.
 
     Raises
     ------
@@ -71,17 +76,23 @@ def serve_resident(
     """
     share_cores()
     warm_up(properties or Properties())
+    may_use = _Bundles((properties or Properties()).bundle, bundle_folders)
     stop = stop or threading.Event()
     with _listen(host, port) as listening:
         bound = listening.getsockname()[1]
         _log.info("resident gadget on %s:%d", host, bound)
         if ready is not None:
             ready(bound)
-        _accept(listening, stop, drain or threading.Event(), drain_seconds, Admission(max_scans))
+        _accept(listening, stop, drain or threading.Event(), drain_seconds, Admission(max_scans), may_use)
 
 
 def _accept(
-    listening: socket.socket, stop: threading.Event, drain: threading.Event, seconds: float, admission: Admission
+    listening: socket.socket,
+    stop: threading.Event,
+    drain: threading.Event,
+    seconds: float,
+    admission: Admission,
+    may_use: _Bundles,
 ) -> None:
     listening.settimeout(_POLL_S)
     deadline = math.inf
@@ -105,10 +116,31 @@ def _accept(
             turn_away(connected, str(error), client=False)
             continue
         try:
-            threading.Thread(target=_session, args=(connected, peer, admission), name="session", daemon=True).start()
+            arguments = (connected, peer, admission, may_use)
+            threading.Thread(target=_session, args=arguments, name="session", daemon=True).start()
         except (RuntimeError, MemoryError) as error:  # no more threads
             admission.end()
             turn_away(connected, f"this process cannot take one more scan ({error})", client=False)
+
+
+class _Bundles:
+    """The bundles that a scan may ask for: whoever reaches a port must not learn what lies where on this machine."""
+
+    def __init__(self, warm: str, folders: Sequence[Path]) -> None:
+        self._warm, self._folders = warm, [folder.resolve() for folder in folders]
+
+    def checked(self, scan: ScanContext) -> ScanContext:
+        """The scan; raises InputError where its bundle is none of them."""
+        from pass_recon.bundles import shipped_bundles
+
+        name = scan.properties.bundle
+        if name in ("auto", "classical", self._warm, *shipped_bundles()):
+            return scan
+        if any(Path(name).resolve().is_relative_to(folder) for folder in self._folders):
+            return scan
+        raise InputError(
+            f"the bundle {name!r} is neither a shipped one, nor in a folder that this process was given (--bundles)"
+        )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -122,13 +154,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _session(connected: socket.socket, peer: object, admission: Admission) -> None:
+def _session(connected: socket.socket, peer: object, admission: Admission, may_use: _Bundles) -> None:
     """One scan, from the handshake to CLOSE; nothing that happens in it concerns the others."""
     _log.info("scan from %s", peer)
     with connected:
         try:
             connection = GadgetConnection.accept(connected)
-            converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
+            converse(connection, lambda scan: _all_stages(may_use.checked(scan), connection), whole_chain=True)
         except (OSError, PassError, RuntimeError) as error:  # PeerLost is an OSError; RuntimeError: no more threads
             _log.error("scan from %s ended: %s", peer, error)
         finally:

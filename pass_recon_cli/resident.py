@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from pass_recon_cli.properties import add_memory_option, add_property_options, keep_to_memory, properties_of
@@ -21,6 +22,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-p", "--port", type=int, default=18100, help="0 for any free one; default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine")
     add_property_options(parser, "bundle", "acceleration", "device")
+    parser.add_argument(
+        "--bundles",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of bundles that scans may name; repeatable; default: only those that come with the package",
+    )
     parser.add_argument(
         "--max-scans", type=int, default=16, metavar="N", help="scans at the same time; default: %(default)s"
     )
@@ -54,5 +63,6 @@ def run(args: argparse.Namespace) -> int:
             drain=drain,
             drain_seconds=args.drain_seconds,
             max_scans=args.max_scans,
+            bundle_folders=args.bundles,
         )
     )

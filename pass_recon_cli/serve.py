@@ -39,6 +39,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--allow-client-configs", action="store_true", help="let clients send configurations, which name code to run"
     )
     parser.add_argument(
+        "--allow-module",
+        action="append",
+        default=["gadgets"],
+        metavar="NAME",
+        help="module, or package of modules, that such configurations may start besides those of this project",
+    )
+    parser.add_argument(
         "--stock-client", action="store_true", help="errors as Text only: the stock client aborts at an Error message"
     )
     parser.add_argument(
@@ -84,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         settings = ServerSettings(
             stock_client=args.stock_client,
             default_config=args.default_config,
+            allowed_modules=tuple(args.allow_module),
             max_scans=args.max_scans,
             drain_seconds=args.drain_seconds,
             silence_seconds=args.idle_seconds,
@@ -105,7 +113,18 @@ def run(args: argparse.Namespace) -> int:
 def log_to_stderr(*, quiet: bool) -> None:
     """Send log messages to stderr, with the time."""
     level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    """What peers said may hold codes that steer a terminal, or make up lines of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        from pass_recon.types import printable
+
+        return printable(super().formatMessage(record))
 
 
 def announce(command: str, host: str, port: int) -> None:

@@ -90,7 +90,7 @@ class ImageFile:
         remove_abandoned(self.path)
         # Only a group that the user has named, and that was there before, is meant to be replaced.
         self._named, self._before = group is not None, _mark(self.path, self.group)
-        self._writing = written_aside(self.path)
+        self._writing = written_aside(self.path, private=True)
         self._aside = self._writing.__enter__()
 
     def append(self, image: ismrmrd.Image) -> None:
@@ -175,7 +175,7 @@ class ImageFile:
         self._writing.__exit__(_Discarded, _Discarded(), None)
 
     def _merge(self) -> None:
-        with written_aside(self.path) as merged, h5py.File(self._aside, "r") as own:
+        with written_aside(self.path, private=True) as merged, h5py.File(self._aside, "r") as own:
             shutil.copyfile(self.path, merged)
             reserve(merged, self.path.stat().st_size + self._aside.stat().st_size + _BOOKKEEPING)
             with h5py.File(merged, "a") as file:

@@ -23,6 +23,7 @@ _READABLE: dict[str, frozenset[int]] = {
     "AcquisitionBucket": frozenset(),
 }
 _PLAN_IMAGES = "plan_images"
+_LONGEST_NAME = 200
 _NODES = "the embedded server runs <gadget> and <external> nodes"
 
 
@@ -147,6 +148,16 @@ def for_scan(configuration: Configuration, properties: Mapping[str, str], *, pla
 
 WHOLE_CHAIN = Execute("gadgets.resident", "whole_chain")
 """All stages in one process, for a scan whose resident process is gone."""
+
+
+def refuse_other_modules(configuration: Configuration, allowed: Sequence[str]) -> None:
+    """Raise InputError if a configuration starts a module that is neither one of these nor in a package of these."""
+    for node in configuration.nodes:
+        module = node.action.module if isinstance(node, External) and isinstance(node.action, Execute) else ""
+        if module and not any(module == name or module.startswith(f"{name}.") for name in allowed):
+            raise InputError(
+                f"configurations of clients may start {', '.join(allowed) or 'nothing'}, not {module} (--allow-module)"
+            )
 
 
 def takes_properties(configuration: Configuration) -> bool:
@@ -287,7 +298,9 @@ def find(name: str, folders: Sequence[Path]) -> bytes:
     InputError
         If the name leads out of them: by "..", as an absolute path or through a symbolic link.
     """
-    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"the name of a configuration has {len(name)} characters, more than {_LONGEST_NAME}")
+    if not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(f"{name!r} is not the name of a configuration inside the configuration folders")
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.xml"):

@@ -24,6 +24,7 @@ from gadgets.server.configuration import (
     find,
     for_scan,
     parse,
+    refuse_other_modules,
     takes_properties,
 )
 from gadgets.server.queries import answer
@@ -149,7 +150,9 @@ class Session:
                     "configurations sent by clients are refused, as they name programs to run; "
                     "name one of the server's, or start it with --allow-client-configs"
                 )
-            return parse(asked.item), self._config_name
+            configuration = parse(asked.item)
+            refuse_other_modules(configuration, self._settings.allowed_modules)
+            return configuration, self._config_name
         if asked.id != MessageId.CONFIG_FILE:
             raise ProtocolError(f"received {name_of(asked.id)} before a configuration")
         unknown: InputError | None = None

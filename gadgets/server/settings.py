@@ -18,6 +18,8 @@ class ServerSettings:
         What a FIRE client gets that names a configuration which does not exist.
     allow_client_configs
         Whether clients may send configurations of their own. Such a configuration names Python modules to run.
+    allowed_modules
+        Modules, or packages of modules, that configurations of clients may start.
     stock_client
         Report errors as Text only. The stock client aborts at an Error message, which a real server never sends it.
     connect_seconds
@@ -52,6 +54,7 @@ class ServerSettings:
     config_folders: tuple[Path, ...] = ()
     default_config: str = "pass_recon_plain.xml"
     allow_client_configs: bool = False
+    allowed_modules: tuple[str, ...] = ("gadgets",)
     stock_client: bool = False
     connect_seconds: float = 10.0
     start_seconds: float = 60.0
