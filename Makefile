@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OPEN_MS ?= ../shared/data/open_ms
 RUNS ?= runs
 
-.PHONY: demo test test-all lint bench bundles docs peers clean
+.PHONY: demo test test-all lint fuzz soak bench bundles docs peers clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -28,6 +28,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.installed  ## a million spoilt inputs for whatever reads bytes of others
+	$(BIN)/python -m tests.robustness.fuzz
+
+soak: $(VENV)/.installed  ## a thousand scans through a bad network, with processes killed meanwhile
+	$(BIN)/python -m tests.robustness.soak
 
 bench: $(VENV)/.installed  ## each timing as a ratio to a peer measured in the same run
 	$(BIN)/python -m tests.benchmarks
