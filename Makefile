@@ -45,7 +45,7 @@ docs: $(VENV)/.installed  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict
 
 peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc stunnel4
 
 clean:
 	rm -rf $(VENV) demo_output site
