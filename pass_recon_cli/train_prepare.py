@@ -59,6 +59,9 @@ def _add_fastmri_options(group: Any) -> None:
         "--acquisitions", nargs="+", metavar="NAME", help="in fastMRI's words, or all; default: AXT1 AXFLAIR CORPD_FBK"
     )
     group.add_argument(
+        "--own-split", action="store_true", help="fastMRI's, by the folders multicoil_train, …_val and …_test"
+    )
+    group.add_argument(
         "--resimulate",
         action="store_true",
         help="make k-space from the coil-combined image as the paper did; flatters every result by 2 to 5 dB",
@@ -144,7 +147,7 @@ def _fastmri_jobs(args: argparse.Namespace) -> list[Job]:
         _report_annotations(annotations)
     asked = tuple(args.acquisitions or DEFAULT_ACQUISITIONS)
     wanted = () if "all" in asked else asked
-    settings = FastMriSettings(wanted, tuple(args.matrix), args.resimulate)
+    settings = FastMriSettings(wanted, tuple(args.matrix), args.resimulate, own_split=args.own_split)
     # The dataset may lie inside the folder that it is made from.
     made = set(args.output.glob("*.h5"))
     paths = sorted((path for path in args.fastmri.rglob("*.h5") if path not in made), key=lambda path: path.name)

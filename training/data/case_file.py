@@ -77,6 +77,8 @@ class CaseInfo:
         Of source, settings and annotation: the same fingerprint need not be prepared again.
     note
         What the user should know about it, a sentence.
+    split
+        The one that the source gives it; empty where patients are divided here.
     """
 
     name: str
@@ -95,6 +97,7 @@ class CaseInfo:
     scale: float = 1.0
     fingerprint: str = ""
     note: str = ""
+    split: Literal["", "train", "validation", "test"] = ""
 
 
 @checked

@@ -13,8 +13,10 @@ cut. Lines that the scanner did not measure stay empty (but for the leakage of t
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +28,10 @@ from training.data.case_file import CaseInfo, CaseShape, SliceArrays, SliceRecor
 from training.data.fastmri_file import FastMriVolume
 from training.data.fastmri_plus import Study, array_box, is_finding
 from training.data.jobs import NotAskedFor, fingerprint_of
+
+_SPLITS: dict[str, Literal["train", "validation", "test"]] = {
+    "train": "train", "val": "validation", "validation": "validation", "test": "test",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,31 @@ class FastMriSettings:
         Keep the coil-combined image alone, as the paper did.
     calibration_width
         Lines (and readout samples) around the centre of k-space from which the coil maps are estimated.
+    own_split
+        Whether the split is fastMRI's, told by the folder of a file.
     """
 
     acquisitions: tuple[str, ...] = ()
     shape: tuple[int, int] = (320, 320)
     resimulate: bool = False
     calibration_width: int = 24
+    own_split: bool = False
+
+
+def published_split(path: Path) -> Literal["train", "validation", "test"]:
+    """The split of a file by the folders that it lies in, such as ``multicoil_val``; the innermost that tells counts.
+
+    Raises
+    ------
+    InputError
+        If none does.
+    """
+    for folder in reversed(path.parts[:-1]):
+        words = re.split(r"[^a-z]+", folder.lower())
+        for name, split in _SPLITS.items():
+            if name in words:
+                return split
+    raise InputError(f"{path} lies in no folder that tells train, val or test, as multicoil_val does")
 
 
 @dataclass(frozen=True)
@@ -116,6 +141,7 @@ class FastMriJob:
                     scale=peak,
                     fingerprint=fingerprint,
                     note=self._note(volume),
+                    split=published_split(self.path) if self.settings.own_split else "",
                 )
             )
 

@@ -85,7 +85,8 @@ def assign_splits(
 def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Outcome] = ()) -> dict[str, Any]:
     """Describe all cases of a dataset in ``manifest.json``.
 
-    Assignments and skipped files of an earlier manifest stand, unless seed or fractions changed or the outcome is new.
+    Assignments and skipped files of an earlier manifest stand, unless seed or fractions changed or the outcome is new;
+    those that the source gives always stand.
     """
     earlier = _earlier(folder)
     same = earlier.get("seed") == settings.seed and earlier.get("fractions") == list(settings.fractions)
@@ -95,7 +96,8 @@ def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Out
     for anatomy in sorted({case["anatomy"] for case in cases}):
         # Each by itself, so that none lacks a split because the other has it.
         patients = {case["patient_id"] for case in cases if case["anatomy"] == anatomy}
-        splits |= assign_splits(patients, settings, known | splits)
+        given = {case["patient_id"]: case["given_split"] for case in cases if case["given_split"]}
+        splits |= assign_splits(patients, settings, known | splits | given)
     for case in cases:
         case["split"] = splits[case["patient_id"]]
     skipped = dict(earlier.get("skipped", {}))
@@ -180,4 +182,5 @@ def _entry(path: Path) -> dict[str, Any]:
             "normal_slices": labels[NORMAL],
             "boxes": dict(sorted(findings.items())),
             "note": info.note,
+            "given_split": info.split,
         }

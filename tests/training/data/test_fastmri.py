@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,10 +15,11 @@ import pytest
 import torch
 
 from pass_recon.types import InputError
+from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, MANY_COILS, NORMAL, OTHER_ACQUISITION, SAME_PATIENT
 from tests.training.data.fastmri_files import KNEE, Volume
 from training.data.case_file import CaseFile
-from training.data.fastmri import FastMriJob, FastMriSettings
+from training.data.fastmri import FastMriJob, FastMriSettings, published_split
 from training.data.fastmri_file import FastMriVolume
 from training.data.fastmri_plus import Mark, Study
 from training.data.jobs import do
@@ -215,3 +219,20 @@ def test_a_group_in_place_of_an_array_is_a_sentence(tmp_path, name):
         file.create_group(name)
     with pytest.raises(InputError, match=volume.name):
         FastMriVolume(path)
+
+
+def test_fastmris_own_split_is_taken(fastmri, tmp_path, capsys):
+    files = sorted(fastmri.rglob("*.h5"))[:2]
+    for folder, file in zip(("multicoil_train", "multicoil_val"), files, strict=True):
+        (tmp_path / "all" / folder).mkdir(parents=True)
+        shutil.copy(file, tmp_path / "all" / folder / file.name)
+    command = ["train", "prepare", "--acquisitions", "all", "--matrix", "48", "48", "--workers", "0", "--own-split"]
+    assert main([*command, "--fastmri", str(tmp_path / "all"), "-o", str(tmp_path / "dataset")]) == 0
+    cases = json.loads((tmp_path / "dataset" / "manifest.json").read_text(encoding="utf-8"))["cases"]
+    splits = {case["origin"]: case["split"] for case in cases}
+    expected = {files[0].name: "train", files[1].name: "validation"}
+    assert splits == {name: split for name, split in expected.items() if name in splits}
+    assert splits
+    with pytest.raises(InputError, match="multicoil_val"):
+        published_split(Path("brains") / "file.h5")
+    assert published_split(Path("train") / "multicoil_test" / "file.h5") == "test"
