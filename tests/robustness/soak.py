@@ -9,6 +9,7 @@ threads, files or processes of the server that stay. All but the first are to be
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -62,8 +63,8 @@ def scanned(path: Path, out: Path, port: int) -> tuple[int, list[str]]:
     return report.images, report.errors
 
 
-def soak(scans: int, seed: int = 0) -> dict[str, dict[str, int]]:
-    """Run so many scans; returns the counts of each fault."""
+def soak(scans: int, seed: int = 0, minutes: float = math.inf) -> dict[str, dict[str, int]]:
+    """Run so many scans, or for so many minutes; returns the counts of each fault."""
     draw = random.Random(seed)
     table = {fault: {"tried": 0, "lost": 0, "silent": 0, "leaked": 0} for fault in (*FAULTS, KILLED)}
     with tempfile.TemporaryDirectory() as name:
@@ -77,7 +78,10 @@ def soak(scans: int, seed: int = 0) -> dict[str, dict[str, int]]:
         wanted, errors = scanned(path, folder / "clean.h5", server.port)
         assert wanted > 0, f"a scan without faults fails: {errors}"
         before = server.holds()
+        until = time.monotonic() + 60 * minutes
         for number in range(scans):
+            if time.monotonic() > until:
+                break
             fault = KILLED if number % _KILLED_OF == _KILLED_OF - 1 else draw.choice(FAULTS)
             counts = table[fault]
             counts["tried"] += 1
@@ -112,8 +116,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=40.0, help="stop after so long; default: %(default)g")
     args = parser.parse_args()
-    table = soak(args.scans, args.seed)
+    table = soak(args.scans, args.seed, args.minutes)
     sys.stdout.write(show(table) + "\n")
     return int(any(counts[fault] for counts in table.values() for fault in ("lost", "silent", "leaked")))
 
