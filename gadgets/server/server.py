@@ -18,6 +18,7 @@ from gadgets.protocol import Channel
 from gadgets.protocol.admission import Admission, turn_away
 from gadgets.server.session import Session
 from gadgets.server.settings import ServerSettings
+from pass_recon.common.memory import limit
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def serve(
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise InputError(f"no such configuration folder: {', '.join(missing)}")
     settings = replace(settings or ServerSettings(), config_folders=folders, allow_client_configs=allow_client_configs)
+    settings = _within_memory(settings)
     with _listen(host, port) as listening:
         bound = listening.getsockname()[1]
         log.info("listening on %s:%d, configurations from %s", host, bound, ", ".join(map(str, folders)) or "nowhere")
@@ -74,6 +76,16 @@ def serve(
             ready(bound)
         with _terminated_like_interrupted():
             _accept(listening, settings, stop or threading.Event(), drain or threading.Event())
+
+
+def _within_memory(settings: ServerSettings) -> ServerSettings:
+    """The settings with what each scan may hold bounded by its share of the memory that there is."""
+    share = limit() // max(settings.max_scans, 1)
+    return replace(
+        settings,
+        waiting_bytes=min(settings.waiting_bytes, share // 16),
+        kept_bytes=min(settings.kept_bytes, share // 4),
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

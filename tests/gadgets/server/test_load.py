@@ -14,8 +14,10 @@ import pytest
 
 from gadgets import protocol
 from gadgets.protocol import MessageId, PeerLost
+from gadgets.server import server
 from gadgets.server.server import serve
 from gadgets.server.settings import ServerSettings
+from pass_recon.common import memory
 from tests.gadgets.server.tools import (
     HEADER,
     Client,
@@ -173,3 +175,9 @@ def test_sigterm_to_the_command_drains_and_is_exit_code_0() -> None:
             client.send(protocol.encode(acquisition(1)), protocol.close())
             assert len(client.read_to_close()) == 1
         assert server.wait(30) == 0
+
+
+def test_what_scans_may_hold_is_a_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(memory.VARIABLE, str(1 << 30))
+    settings = server._within_memory(ServerSettings(max_scans=16))
+    assert 16 * (settings.kept_bytes + 4 * settings.waiting_bytes) <= 1 << 30
