@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OPEN_MS ?= ../shared/data/open_ms
 RUNS ?= runs
 
-.PHONY: demo test test-all test-oldest lint bench bundles docs peers images locks dist sbom clean
+.PHONY: demo test test-all test-oldest lint fuzz soak bench bundles docs peers images locks dist sbom clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -28,6 +28,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.installed  ## a million spoilt inputs for whatever reads bytes of others
+	$(BIN)/python -m tests.robustness.fuzz
+
+soak: $(VENV)/.installed  ## a thousand scans through a bad network, with processes killed meanwhile
+	$(BIN)/python -m tests.robustness.soak
 
 bench: $(VENV)/.installed  ## each timing as a ratio to a peer measured in the same run
 	$(BIN)/python -m tests.benchmarks
@@ -59,7 +65,7 @@ sbom: $(VENV)/.installed  ## CycloneDX bills of materials of the images, in dist
 	for lock in server server-cuda gadgetron training-cuda; do $(BIN)/python -m cyclonedx_py requirements docker/locks/$$lock.txt -o dist/sbom-$$lock.json; done
 
 peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc haproxy golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc haproxy golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev stunnel4
 
 clean:
 	rm -rf $(VENV) $(OLDEST) demo_output site dist

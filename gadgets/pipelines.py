@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _loaded: dict[tuple[object, ...], Pipeline] = {}
 _loading = threading.Lock()
+_MOST_LOADED = 16  # each scan may ask for another acceleration, and each is kept
 
 
 def pipeline_for(scan: ScanContext) -> Pipeline:
@@ -124,6 +125,8 @@ def _load(properties: Properties, examination: str) -> Pipeline:
                 anomaly=properties.anomaly,
                 precision=properties.precision,
             )
+            while len(_loaded) > _MOST_LOADED:
+                del _loaded[next(iter(_loaded))]
             _log.info("loaded %s on %s in %.1f s", bundle or "classical", device, time.perf_counter() - started)
         return _loaded[key]
 

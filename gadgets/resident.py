@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from gadgetron.external.connection import Connection
 from gadgetron.types.recon_data import ReconData
 
 from gadgets.acs_buffer import buffer_lines
@@ -29,8 +32,9 @@ from gadgets.pass_reconstruction import reconstruct
 from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
 from gadgets.protocol import Message
+from gadgets.protocol.admission import Admission, Refused, turn_away
 from gadgets.protocol.bytes import U16
-from gadgets.protocol.connection import GadgetConnection, Stage, converse, share_cores
+from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit, share_cores
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -45,6 +49,10 @@ def serve_resident(
     ready: Callable[[int], object] | None = None,
     stop: threading.Event | None = None,
     observers: Sequence[Observer] = (),
+    drain: threading.Event | None = None,
+    drain_seconds: float = 30.0,
+    max_scans: int = 16,
+    bundle_folders: Sequence[Path] = (),
 ) -> None:
     """Serve Gadgetron's ``<connect>`` nodes until ``stop`` is set or the main thread is interrupted.
 
@@ -60,6 +68,13 @@ def serve_resident(
         Ends the loop; scans that are under way are cut off.
     observers
         Who watches the scans.
+    drain
+        Ends it once the scans that are under way have ended, after ``drain_seconds`` at the latest.
+    max_scans
+        Scans at the same time; more are refused.
+    bundle_folders
+        Where bundles may lie beside those that come with the package, and the one to be warm for: a scan may not name
+        any other folder of this machine.
 
     Raises
     ------
@@ -68,19 +83,72 @@ def serve_resident(
     """
     share_cores()
     warm_up(properties or Properties())
+    may_use = _Bundles((properties or Properties()).bundle, bundle_folders)
     stop = stop or threading.Event()
     with _listen(host, port) as listening:
         bound = listening.getsockname()[1]
         _log.info("resident gadget on %s:%d", host, bound)
         if ready is not None:
             ready(bound)
-        listening.settimeout(_POLL_S)
-        while not stop.is_set():
-            try:
-                connected, peer = listening.accept()
-            except TimeoutError:
-                continue
-            threading.Thread(target=_session, args=(connected, peer, observers), name="session", daemon=True).start()
+        _accept(listening, stop, drain or threading.Event(), drain_seconds, Admission(max_scans), may_use, observers)
+
+
+def _accept(
+    listening: socket.socket,
+    stop: threading.Event,
+    drain: threading.Event,
+    seconds: float,
+    admission: Admission,
+    may_use: _Bundles,
+    observers: Sequence[Observer],
+) -> None:
+    listening.settimeout(_POLL_S)
+    deadline = math.inf
+    while not stop.is_set() and time.monotonic() < deadline:
+        if drain.is_set() and deadline == math.inf:
+            deadline = time.monotonic() + seconds
+            admission.drain()
+        if deadline < math.inf and admission.wait(0.0):
+            return
+        try:
+            connected, peer = listening.accept()
+        except TimeoutError:
+            continue
+        except OSError as error:
+            _log.warning("could not accept a scan: %s", error)
+            stop.wait(_POLL_S)
+            continue
+        try:
+            admission.begin()
+        except Refused as error:
+            turn_away(connected, str(error), client=False)
+            continue
+        try:
+            arguments = (connected, peer, admission, may_use, observers)
+            threading.Thread(target=_session, args=arguments, name="session", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # no more threads
+            admission.end()
+            turn_away(connected, f"this process cannot take one more scan ({error})", client=False)
+
+
+class _Bundles:
+    """The bundles that a scan may ask for: whoever reaches a port must not learn what lies where on this machine."""
+
+    def __init__(self, warm: str, folders: Sequence[Path]) -> None:
+        self._warm, self._folders = warm, [folder.resolve() for folder in folders]
+
+    def checked(self, scan: ScanContext) -> ScanContext:
+        """The scan; raises InputError where its bundle is none of them."""
+        from pass_recon.bundles import shipped_bundles
+
+        name = scan.properties.bundle
+        if name in ("auto", "classical", self._warm, *shipped_bundles()):
+            return scan
+        if any(Path(name).resolve().is_relative_to(folder) for folder in self._folders):
+            return scan
+        raise InputError(
+            f"the bundle {name!r} is neither a shipped one, nor in a folder that this process was given (--bundles)"
+        )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -94,7 +162,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _session(connected: socket.socket, peer: object, observers: Sequence[Observer]) -> None:
+def _session(
+    connected: socket.socket, peer: object, admission: Admission, may_use: _Bundles, observers: Sequence[Observer]
+) -> None:
     """One scan, from the handshake to CLOSE; nothing that happens in it concerns the others."""
     started = time.monotonic()
     with connected:
@@ -111,16 +181,27 @@ def _session(connected: socket.socket, peer: object, observers: Sequence[Observe
         connection.on_sent = lambda frame: observed.sent(Message(U16.unpack_from(frame)[0], frame[U16.size :]))
         outcome: Outcome = "failed"
         try:
-            succeeded = converse(connection, lambda scan: _all_stages(scan, connection), whole_chain=True)
+            succeeded = converse(
+                connection, lambda scan: _all_stages(may_use.checked(scan), connection), whole_chain=True
+            )
             for failure in connection.failures:
                 observed.told("warning" if failure.severity == "warning" else "error", failure.message)
             errors = any(failure.severity != "warning" for failure in connection.failures)
             outcome = "failed" if not succeeded else "with_errors" if errors else "ok"
-        except (OSError, PassError) as error:
+        except (OSError, PassError, RuntimeError) as error:  # RuntimeError: no more threads
             outcome = "cut"
             _log.error("scan %s ended: %s", connection.scan_id, error)
         finally:
             observed.ended(outcome, time.monotonic() - started)
+            admission.end()
+
+
+def whole_chain(connection: Connection) -> None:
+    """Run all stages as one gadget: ``python -m gadgetron PORT gadgets.resident whole_chain``."""
+    run_to_exit(
+        connection,
+        lambda guarded: converse(guarded, lambda scan: _all_stages(scan, guarded), whole_chain=True),
+    )
 
 
 def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 PlanSource = Literal["personal", "population", "acquired"]
 
 
+def printable(text: str) -> str:
+    """What somebody else wrote, without what steers a terminal: escape codes, and ends of lines in the log."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 class PassError(Exception):
     """Anything this package refuses to do, with a sentence that names the fact and the value."""
 

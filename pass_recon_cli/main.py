@@ -126,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"pass-recon: {_sentence(error)}\n")
         return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        what = f"{type(error).__name__}: {_sentence(error)}"
+        sys.stderr.write(f"pass-recon: a damaged file, or a fault of the program ({what}; --debug tells where)\n")
+        return 1
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
@@ -136,9 +142,11 @@ def _foreseen() -> tuple[type[Exception], ...]:
 
 
 def _sentence(error: Exception) -> str:
+    from pass_recon.types import printable
+
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 if __name__ == "__main__":

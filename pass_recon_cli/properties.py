@@ -22,6 +22,23 @@ def add_property_options(parser: argparse.ArgumentParser, *names: str, otherwise
         )
 
 
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """An option for the memory that a process may take."""
+    parser.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="most memory for a process, such as 8G; what needs more is refused; default: four fifths of the machine's",
+    )
+
+
+def keep_to_memory(args: argparse.Namespace) -> None:
+    """Heed that option; raises InputError where it is no amount of memory."""
+    from pass_recon.common.memory import bytes_of, keep_to
+
+    if args.max_memory is not None:
+        keep_to(bytes_of(args.max_memory))
+
+
 def properties_of(args: argparse.Namespace) -> Properties:
     """The properties that these options give; raises InputError for a value that one cannot have."""
     return Properties.from_text({name: getattr(args, name) for name in table() if hasattr(args, name)})

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pass_recon_cli.properties import add_property_options, properties_of
+from pass_recon_cli.properties import add_memory_option, add_property_options, keep_to_memory, properties_of
 
 if TYPE_CHECKING:
+    from ismrmrd import Image
+
     from gadgets.converters.image_file import ImageFile
     from gadgets.offline import Account
     from gadgets.protocol.connection import Failure
@@ -31,6 +33,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-g", "--in-group", default="dataset", help="group of the input; default: %(default)s")
     parser.add_argument("-G", "--out-group", help="group of the output; default: the local time")
     add_property_options(parser)
+    add_memory_option(parser)
     parser.add_argument("--json", action="store_true", help="say what came of it as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     return parser
@@ -38,31 +41,45 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct; 0 only if images were made and nothing was at fault."""
-    from gadgets.converters.image_file import ImageFile, default_group
+    from gadgets.converters.image_file import ImageFile
     from gadgets.mrd.scan_file import ScanFile
     from gadgets.offline import Account, reconstructed
     from gadgets.properties import as_texts
+    from gadgets.protocol.connection import Failure
 
+    keep_to_memory(args)
     properties = properties_of(args)
-    group = args.out_group or default_group()
     account = Account()
     with ScanFile(args.filename, args.in_group) as source:
-        output = ImageFile(args.outfile, group, source.header_xml)
+        output = ImageFile(args.outfile, args.out_group, source.header_xml)
         lines = _with_bar(source, quiet=args.quiet or args.json)
         try:
             for image in reconstructed(lines, source.header_xml, properties, account):
-                output.append(image)
+                _store(image, output, account.failures)
         finally:
             output.describe(args.filename, as_texts(properties), [failure.message for failure in account.failures])
             output.keep()
+            account.failures += [Failure(sentence, "input") for sentence in output.trouble]
     return _told(account, output, args)
+
+
+def _store(image: Image, output: ImageFile, failures: list[Failure]) -> None:
+    """Append an image; where the disk is full that is said once, and a smaller one may still fit."""
+    from gadgets.protocol.connection import Failure
+    from pass_recon.types import InputError
+
+    try:
+        output.append(image)
+    except InputError as error:
+        if (failure := Failure(str(error), "input")) not in failures:
+            failures.append(failure)
 
 
 def _told(account: Account, output: ImageFile, args: argparse.Namespace) -> int:
     """Say what happened; returns the exit code."""
     if args.json:
         told = {
-            "file": str(args.outfile) if output.kept else None,
+            "file": str(output.path) if output.kept else None,
             "group": output.group,
             "images": output.images,
             "bundle": account.bundle,
@@ -75,7 +92,7 @@ def _told(account: Account, output: ImageFile, args: argparse.Namespace) -> int:
         sys.stderr.write(f"pass-recon recon: {args.outfile} is not written\n")
         return 1
     if not args.quiet:
-        sys.stdout.write(f"{output.images} images in {args.outfile}:/{output.group}\n")
+        sys.stdout.write(f"{output.images} images in {output.path}:/{output.group}\n")
         sys.stdout.write(f"bundle {account.bundle}\n" if account.bundle else "")
     return int(account.failed)
 

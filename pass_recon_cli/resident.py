@@ -7,10 +7,11 @@ import os
 import sys
 import threading
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from pass_recon_cli.monitoring import add_monitoring_options, monitored
-from pass_recon_cli.properties import add_property_options, properties_of
+from pass_recon_cli.properties import add_memory_option, add_property_options, keep_to_memory, properties_of
 
 DESCRIPTION = """Keep all four stages warm in one process. A server that runs pass_recon_resident.xml connects to it for
 each scan, and has the first plan in milliseconds instead of seconds. The options say what to be warm for; what counts
@@ -29,6 +30,25 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--until-stdin-closes", action="store_true", help="end when standard input does: with whoever started this"
     )
+    parser.add_argument(
+        "--bundles",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of bundles that scans may name; repeatable; default: only those that come with the package",
+    )
+    parser.add_argument(
+        "--max-scans", type=int, default=16, metavar="N", help="scans at the same time; default: %(default)s"
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="how long scans may go on after SIGTERM; new ones are refused; default: %(default)g",
+    )
+    add_memory_option(parser)
     add_monitoring_options(parser)
     return parser
 
@@ -39,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from pass_recon_cli.serve import announce, log_to_stderr, run_until_signal
 
     log_to_stderr(quiet=args.quiet, format=args.log_format)
+    keep_to_memory(args)
     properties = properties_of(args)
     started = threading.Event()
 
@@ -46,13 +67,22 @@ def run(args: argparse.Namespace) -> int:
         announce("resident", args.host, port)
         started.set()
 
-    def serve_until(stop: threading.Event) -> None:
+    def serve_until(stop: threading.Event, drain: threading.Event) -> None:
         if args.until_stdin_closes:
             threading.Thread(target=_stop_at_end_of_stdin, args=(stop,), name="stdin", daemon=True).start()
         with ExitStack() as beside:
             watching = monitored(args, started, stop, beside, properties.device)
             serve_resident(
-                args.host, args.port, properties=properties, ready=ready, stop=stop, observers=watching.observers
+                args.host,
+                args.port,
+                properties=properties,
+                ready=ready,
+                stop=stop,
+                drain=drain,
+                drain_seconds=args.drain_seconds,
+                max_scans=args.max_scans,
+                bundle_folders=args.bundles,
+                observers=watching.observers,
             )
 
     return run_until_signal(serve_until)

@@ -71,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     with ScanFile(args.filename, args.in_group) as source:
         report = scan_with_progress(source, args.outfile, settings, quiet=args.quiet or args.json)
     if args.json:
-        sys.stdout.write(
-            json.dumps(_as_json(report, args.outfile, settings.group), indent=2, ensure_ascii=False) + "\n"
-        )
+        sys.stdout.write(json.dumps(_as_json(report), indent=2, ensure_ascii=False) + "\n")
         return 1 if report.errors or not report.images else 0
     for warning in report.warnings:
         sys.stderr.write(f"pass-recon scan: warning: {warning}\n")
@@ -83,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"pass-recon scan: no image came back; {args.outfile} is not written\n")
         return 1
     if not args.quiet:
-        sys.stdout.write(summary(report, args.outfile, settings.group))
+        sys.stdout.write(summary(report))
     return 1 if report.errors else 0
 
 
-def _as_json(report: ScanReport, outfile: str, group: str) -> dict[str, Any]:
+def _as_json(report: ScanReport) -> dict[str, Any]:
     slices = [
         {
             "slice": str(record.key),
@@ -99,8 +97,8 @@ def _as_json(report: ScanReport, outfile: str, group: str) -> dict[str, Any]:
         for record in report.slices
     ]
     return {
-        "file": outfile if report.images else None,
-        "group": group.strip("/"),
+        "file": str(report.file) if report.images else None,
+        "group": report.group,
         "sent": report.sent,
         "images": report.images,
         "seconds": report.seconds,
@@ -113,7 +111,6 @@ def _as_json(report: ScanReport, outfile: str, group: str) -> dict[str, Any]:
 
 def scan_settings(args: argparse.Namespace) -> ScanSettings:
     """The settings that the options describe."""
-    from gadgets.converters.image_file import default_group
     from gadgets.scanner.client import ScanSettings
 
     return ScanSettings(
@@ -121,7 +118,7 @@ def scan_settings(args: argparse.Namespace) -> ScanSettings:
         port=args.port,
         config=args.config,
         config_script=Path(args.config_local).read_bytes() if args.config_local else None,
-        group=args.out_group or default_group(),
+        group=args.out_group,
         closed_loop=args.closed_loop,
         acceleration=properties_of(args).acceleration,
         plan_timeout=args.plan_timeout,
@@ -146,9 +143,9 @@ def scan_with_progress(source: Any, outfile: Any, settings: Any, *, quiet: bool)
         return run_scan(source, outfile, settings, progress=progress)
 
 
-def summary(report: ScanReport, outfile: str, group: str) -> str:
+def summary(report: ScanReport) -> str:
     """What came of the scan, one line and one more for each slice of a closed loop."""
-    where = f"{outfile}:/{group.strip('/')}"
+    where = f"{report.file}:/{report.group}"
     lines = [f"{report.sent} acquisitions sent, {report.images} images in {where}, {report.seconds:.1f} s"]
     if report.bundle:
         lines.append(f"bundle {report.bundle}")

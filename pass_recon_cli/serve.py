@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pass_recon_cli.monitoring import add_monitoring_options, monitored
+from pass_recon_cli.properties import add_memory_option, keep_to_memory
 from pass_recon_cli.spool import add_spool_options, spools
 
 DESCRIPTION = """A server that speaks to Gadgetron clients and runs the chains of this project without a Gadgetron.
@@ -42,18 +43,33 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--allow-client-configs", action="store_true", help="let clients send configurations, which name code to run"
     )
     parser.add_argument(
+        "--allow-module",
+        action="append",
+        default=["gadgets"],
+        metavar="NAME",
+        help="module, or package of modules, that such configurations may start besides those of this project",
+    )
+    parser.add_argument(
         "--stock-client", action="store_true", help="errors as Text only: the stock client aborts at an Error message"
     )
     parser.add_argument(
-        "--max-scans", type=int, default=0, metavar="N", help="refuse more scans at a time; 0: no limit"
+        "--max-scans", type=int, default=16, metavar="N", help="scans at the same time; default: %(default)s"
     )
     parser.add_argument(
         "--drain-seconds",
         type=float,
-        default=0.0,
+        default=30.0,
         metavar="S",
-        help="on SIGTERM let scans under way go on for so long; default: %(default)s",
+        help="how long scans may go on after SIGTERM; new ones are refused; default: %(default)g",
     )
+    parser.add_argument(
+        "--idle-seconds",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="drop a scan in which no line comes for so long; default: %(default)g",
+    )
+    add_memory_option(parser)
     parser.add_argument(
         "--resident",
         action="store_true",
@@ -74,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from pass_recon_cli.configurations import packaged_configurations
 
     log_to_stderr(quiet=args.quiet, format=args.log_format)
+    keep_to_memory(args)
     folders = [*args.configs, packaged_configurations()]
     find(args.default_config, folders)  # complain before a scanner needs it
 
@@ -89,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         announce("serve", args.host, port)
         started.set()
 
-    def serve_until(stop: threading.Event) -> None:
+    def serve_until(stop: threading.Event, drain: threading.Event) -> None:
         with ExitStack() as beside:
             watching = monitored(args, started, stop, beside)
             if args.resident:
@@ -98,11 +115,22 @@ def run(args: argparse.Namespace) -> int:
             settings = ServerSettings(
                 stock_client=args.stock_client,
                 default_config=args.default_config,
-                drain_seconds=args.drain_seconds,
+                allowed_modules=tuple(args.allow_module),
                 max_scans=args.max_scans,
+                drain_seconds=args.drain_seconds,
+                silence_seconds=args.idle_seconds,
                 observers=(*watching.observers, *spools(args)),
             )
-            serve(args.host, args.port, folders, args.allow_client_configs, ready=ready, stop=stop, settings=settings)
+            serve(
+                args.host,
+                args.port,
+                folders,
+                args.allow_client_configs,
+                ready=ready,
+                stop=stop,
+                settings=settings,
+                drain=drain,
+            )
 
     return run_until_signal(serve_until)
 
@@ -110,12 +138,23 @@ def run(args: argparse.Namespace) -> int:
 def log_to_stderr(*, quiet: bool, format: str = "text") -> None:
     """Send log messages to stderr, with the time."""
     level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     if format == "json":
         from gadgets.monitoring.logs import JsonFormatter
 
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonFormatter())
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    """What peers said may hold codes that steer a terminal, or make up lines of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        from pass_recon.types import printable
+
+        return printable(super().formatMessage(record))
 
 
 def announce(command: str, host: str, port: int) -> None:
@@ -124,22 +163,31 @@ def announce(command: str, host: str, port: int) -> None:
     sys.stdout.flush()
 
 
-def run_until_signal(serve_until: Callable[[threading.Event], None]) -> int:
-    """Run a server in an orderly way: Ctrl-C or SIGTERM sets its stop event.
+def run_until_signal(serve_until: Callable[[threading.Event, threading.Event], None]) -> int:
+    """Run a server in an orderly way.
+
+    Parameters
+    ----------
+    serve_until
+        Gets an event that ends it at once, for Ctrl-C, and one that lets scans end first, for SIGTERM. Whoever is not
+        patient sends a second signal.
 
     Returns
     -------
     int
-        128 + the signal, as shells count: 130 for Ctrl-C; 0 if it ended by itself.
+        130 for Ctrl-C, as shells count, 128 + the signal where there was a second one, else 0.
     """
-    stop = threading.Event()
+    stop, drain = threading.Event(), threading.Event()
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
-        received.append(number)
-        stop.set()
+        if number == signal.SIGTERM and not drain.is_set():
+            drain.set()
+        else:
+            received.append(number)
+            stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
-    serve_until(stop)
+    serve_until(stop, drain)
     return 128 + received[0] if received else 0

@@ -76,7 +76,7 @@ def write_fastmri(path: str | Path, scan: FastMriKspace) -> int:
         If the file cannot be written.
     """
     header = fastmri_header(scan)
-    with written_aside(path) as aside, ismrmrd.File(str(aside), "w") as file:
+    with written_aside(path, private=True) as aside, ismrmrd.File(str(aside), "w") as file:
         dataset = file["dataset"]
         dataset.header = header
         dataset.acquisitions = []

@@ -123,7 +123,7 @@ def write_patient(
     OSError
         If the file cannot be written.
     """
-    with written_aside(path) as aside:
+    with written_aside(path, private=True) as aside:
         with ismrmrd.File(str(aside), "w") as file:
             dataset = file["dataset"]
             dataset.header = header or patient_header(patient)

@@ -30,6 +30,9 @@ _TIMES = 3
 # Fewer lines are an ACS rather than a grid.
 _LEAST_GRID = 64
 
+# Images are interpolated to twice or four times the resolution of the data, never to more times than this.
+_FINEST = 8
+
 # Samples or pixels along one axis that no 2D scan has more of.
 _LARGEST = 4096
 
@@ -204,6 +207,13 @@ def _encoding(encoding: Any) -> Encoding:
             f"the header tells of a matrix of {max(sizes)}, more than the {_LARGEST} that can be meant (encoded "
             f"{sizes[0]} by {sizes[1]}, reconstructed {sizes[2]} by {sizes[3]})"
         )
+    for axis, name in enumerate(("readout", "phase encoding")):
+        finer = sizes[2 + axis] / fovs[1][axis] / (sizes[axis] / fovs[0][axis])
+        if finer > _FINEST:
+            raise InputError(
+                f"the header wants images of {sizes[2]} by {sizes[3]} pixels from a matrix of {sizes[0]} by {sizes[1]}"
+                f": {finer:.3g} times as fine along {name}, more than the {_FINEST} that the data can mean"
+            )
     pe = encoded.matrixSize.y
     centre_step, steps, remarks = _steps(limits.kspace_encoding_step_1, pe)
     told, pe = pe, fitting_grid(centre_step, *steps, pe)

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from ismrmrd import xsd
 from xsdata.models.datatype import XmlDate, XmlTime
 
+from pass_recon.common.xml import parse_xml
 from pass_recon.types import InputError
 
 # A count that is further from an integer than this is none.
@@ -82,21 +83,11 @@ def _root(document: bytes | str) -> ElementTree.Element:
     # Names of patients in Latin-1 in a header that claims to be UTF-8, as every header does, are no reason to stop.
     for encoding in ("utf-8", "latin-1"):
         try:
-            parser = ElementTree.XMLParser(target=_NoDoctype(), encoding=encoding)
-            parser.feed(plain.decode(encoding).encode(encoding))
-            return parser.close()
+            plain.decode(encoding)
         except UnicodeDecodeError:
             continue
-        except (ElementTree.ParseError, ValueError) as error:
-            raise InputError(f"the ISMRMRD header is not well-formed XML: {error}") from error
+        return parse_xml(plain, "the ISMRMRD header", encoding=encoding)
     raise AssertionError("every byte is Latin-1")
-
-
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses a document type, which no header has and which could define entities that grow without bound."""
-
-    def doctype(self, name: str, _pubid: str | None, _system: str | None) -> None:
-        raise InputError(f"not an ISMRMRD header: it has a document type (<!DOCTYPE {name} …>)")
 
 
 def _complete(encoding: xsd.encodingType, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from pass_recon.common.hdf5 import open_hdf5
 from pass_recon.types import InputError
 
 BLOCK = 64  # acquisitions read at a time: few enough to start at once, enough for HDF5 to be fast
+HEADS = 4096  # headers read at a time
+# Compressed, nothing becomes smaller than by this factor: what declares more rows than that has never been written.
+_BEST_COMPRESSION = 1100
 Result = TypeVar("Result")
 
 
@@ -38,8 +42,6 @@ class ScanFile:
         else we do not know stays in it: the server may.
     header
         The same, parsed.
-    heads
-        Structured array of the acquisition headers, in file order.
 
     Raises
     ------
@@ -57,7 +59,6 @@ class ScanFile:
             text = self._read(lambda: scan["xml"][0], "MRD header")
             self.header_xml = without_version(plain_xml(text if isinstance(text, bytes) else str(text)))
             self.header = self._parse(self.header_xml)
-            self.heads = self._read(lambda: scan["data"]["head"], "acquisition headers")
         except BaseException:
             self.close()
             raise
@@ -71,7 +72,7 @@ class ScanFile:
         self.close()
 
     def __len__(self) -> int:
-        return len(self.heads)
+        return len(self._acquisitions)
 
     def close(self) -> None:
         """Close the file."""
@@ -86,6 +87,14 @@ class ScanFile:
             If it cannot be read, or its data do not fit its header.
         """
         return self._read(lambda: self._acquisitions[number], f"acquisition {number}")
+
+    def heads(self) -> Iterator[ismrmrd.AcquisitionHeader]:
+        """The headers of all acquisitions in file order."""
+        rows = self._acquisitions.data
+        for first in range(0, len(self), HEADS):
+            last = min(first + HEADS, len(self))
+            for head in self._read(lambda: rows[first:last]["head"], f"headers {first} to {last - 1}"):  # noqa: B023
+                yield ismrmrd.AcquisitionHeader.from_buffer_copy(head)
 
     def acquisitions(self) -> Iterator[ismrmrd.Acquisition]:
         """All acquisitions in file order."""
@@ -119,8 +128,20 @@ class ScanFile:
         for member, meaning in (("xml", "header"), ("data", "acquisitions")):
             if not isinstance(scan.get(member), h5py.Dataset):
                 raise InputError(f"{self.path} is not an MRD file: group {name!r} holds no {meaning} ({member!r})")
-        if not {"head", "traj", "data"} <= set(scan["data"].dtype.names or ()):
+        rows = scan["data"]
+        if not {"head", "traj", "data"} <= set(rows.dtype.names or ()) or rows.ndim != 1:
             raise InputError(f"{self.path} is not an MRD file: 'data' in group {name!r} does not hold acquisitions")
+        found, wanted = rows.dtype["head"].itemsize, ctypes.sizeof(ismrmrd.AcquisitionHeader)
+        if found != wanted:
+            raise InputError(
+                f"{self.path} is not an MRD file: headers of acquisitions have {wanted} bytes, those in group {name!r} "
+                f"have {found}"
+            )
+        stored, declared = rows.id.get_storage_size(), len(rows) * rows.dtype.itemsize
+        if stored * _BEST_COMPRESSION < declared:
+            raise InputError(
+                f"{self.path} is damaged: it declares {len(rows)} acquisitions and holds {stored} bytes of them"
+            )
         return scan
 
     def _parse(self, xml: bytes) -> xsd.ismrmrdHeader:
@@ -135,10 +156,12 @@ class ScanFile:
     def _read(self, read: Callable[[], Result], what: str) -> Result:
         try:
             return read()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError, MemoryError) as error:
             raise InputError(f"{what} of {self.path} cannot be read: {error}") from error
 
 
 def without_version(xml: bytes) -> bytes:
     """The MRD header without its ``<version>``, for a Gadgetron throws, and hangs, if its own is another."""
-    return re.sub(rb"\s*<((?:\w+:)?)version>[^<]*</\1version>", b"", xml, count=1)
+    # The blanks before it are a search of their own: \s* at the front of one pattern is tried anew from each blank.
+    found = re.search(rb"<((?:\w{1,64}:)?)version>[^<]{0,99}</\1version>", xml)
+    return xml if found is None else xml[: found.start()].rstrip() + xml[found.end() :]

@@ -15,6 +15,7 @@ from ismrmrd.acquisition import Acquisition, AcquisitionHeader
 from gadgets.mrd.header import Encoding, ScanContext, fitting_grid
 from gadgets.mrd.lines import Line, LineSet, PlacedLines
 from gadgets.mrd.readout import is_for_images
+from pass_recon.common.memory import refuse_slice
 from pass_recon.sampling.budget import acs_range
 from pass_recon.types import InputError
 
@@ -183,7 +184,7 @@ class SliceSorter:
         Late
             If the slice is over.
         InputError
-            If its encoding space is not supported.
+            If its encoding space is not supported, or it needs more memory than there may be.
         """
         key = SliceKey.of(acquisition)
         encoding = self._scan.encoding(key.encoding)
@@ -196,10 +197,15 @@ class SliceSorter:
         if key in self._kept:
             self._open[key] = self._kept.pop(key)
         if key not in self._open:
+            self._refuse_too_large(key, encoding, acquisition.active_channels)
             reference = self._references.setdefault(key, LineSet())
             self._open[key] = Slice(key, encoding, self._scan.acs_lines(encoding), reference)
         self._open[key].received += 1
         return self._open[key]
+
+    def _refuse_too_large(self, key: SliceKey, encoding: Encoding, coils: int) -> None:
+        lines = [line for part in self._open.values() for line in part.lines.first.values()]
+        refuse_slice(str(key), coils, encoding.ro, encoding.pe, held=sum(line.nbytes for line in lines))
 
     def watch(self, acquisition: Acquisition) -> None:
         """Remember which ends are marked, navigators' marks included, to know a truncated stream.

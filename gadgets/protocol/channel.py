@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import selectors
 import socket
 import struct
 import threading
+import time
 
 from gadgets.protocol.bytes import U16, PeerLost, PeerStalled
 from gadgets.protocol.messages import Message, read_body
 
 _READ_AHEAD = 1 << 16
 _TIMEVAL = struct.Struct("@ll")
+_SLOWEST = 10_000  # bytes a second: what drips in more slowly is no network but somebody who means harm
 _STEP = 1 << 20  # memory is taken as bytes arrive, never because a length field asks for it
 
 
@@ -26,6 +29,7 @@ class Channel:
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
         self._ahead = bytearray()
+        self._silence = self._within = self._due = math.inf
         self._sending = threading.Lock()
         connected.settimeout(None)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -42,6 +46,13 @@ class Channel:
             whole, fraction = divmod(seconds, 1.0)
             self.socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(whole), int(1e6 * fraction)))
 
+    def expect(self, *, silence: float, within: float) -> None:
+        """Raise `PeerStalled` when no message begins for ``silence`` seconds, or one does not end in time.
+
+        A message has ``within`` seconds, and more for its size at the slowest rate that is taken for a network's.
+        """
+        self._silence, self._within = silence, within
+
     @property
     def reset(self) -> bool:
         """Whether the peer is known to be gone for good, not merely done with sending."""
@@ -52,11 +63,16 @@ class Channel:
 
     def readable(self, seconds: float) -> bool:
         """Whether there is something to read, or the end, waiting for it so long."""
-        if self._ahead:
-            return True
+        return bool(self._ahead) or self.readable_now(seconds)
+
+    def readable_now(self, seconds: float) -> bool:
+        """The same of what has not been read ahead."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self.socket, selectors.EVENT_READ)
-            return bool(selector.select(seconds))
+            try:
+                selector.register(self.socket, selectors.EVENT_READ)
+            except ValueError:  # closed at this end: whoever reads will hear of it
+                return True
+            return bool(selector.select(None if seconds == math.inf else max(seconds, 0.0)))
 
     def take(self) -> int:
         """Take what there is without understanding it; returns how many bytes, 0 at the end; raises PeerLost."""
@@ -69,6 +85,8 @@ class Channel:
             raise PeerLost(f"the connection is broken: {error}") from error
 
     def _receive(self, count: int) -> bytes:
+        if self._due < math.inf and not self.readable_now(self._due - time.monotonic()):
+            raise PeerStalled(f"a message has begun and not ended within {self._within:g} s")
         try:
             if hasattr(socket, "TCP_QUICKACK"):  # Linux; the kernel forgets it after a while, hence around every read
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -79,6 +97,7 @@ class Channel:
             raise PeerLost(f"the connection is broken: {error}") from error
         if not received:
             raise PeerLost("the peer closed the connection without CLOSE")
+        self._due += len(received) / _SLOWEST
         return received
 
     def read_exact(self, count: int) -> bytes:
@@ -100,6 +119,9 @@ class Channel:
         ProtocolError
             Unknown id, absurd size or unreadable structure: the stream cannot be followed any further.
         """
+        if self._silence < math.inf and not self.readable(self._silence):
+            raise PeerStalled(f"nothing has come for {self._silence:g} s, while a message was awaited")
+        self._due = time.monotonic() + self._within
         identifier = U16.unpack(self.read_exact(U16.size))[0]
         return Message(identifier, read_body(identifier, self.read_exact))
 

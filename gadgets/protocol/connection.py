@@ -3,7 +3,8 @@
 What the protocol needs and the library does not do:
 
 - **Never stop reading.** A server forwards messages that are none of our business from the thread that writes to us; if
-  we compute and let the socket fill, plans wait. So a thread of its own drains the socket into an unbounded queue.
+  we compute and let the socket fill, plans wait. So a thread of its own drains the socket into a queue that only
+  memory bounds.
 - **Errors are messages.** An exception that leaves a gadget looks like a normal end to the client. A scan-wide fault is
   sent at once; a `Failure` that leaves something to show is kept until all input has come, because a server that
   receives an Error gives that gadget nothing more.
@@ -14,8 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-import queue
+import re
 import socket
 import threading
 import time
@@ -35,7 +37,10 @@ from gadgets.monitoring.scan_id import META, scan_id_of
 from gadgets.mrd import ScanContext
 from gadgets.properties import Properties
 from gadgets.protocol import MessageId, name_of
+from gadgets.protocol.bounded import BoundedQueue
 from gadgets.protocol.parameters import known_and_unknown, parameters_in
+from pass_recon.common.memory import keep_to_what_was_told, limit
+from pass_recon.common.xml import parse_xml
 from pass_recon.types import PassError
 
 _log = logging.getLogger(__name__)
@@ -44,6 +49,7 @@ _log = logging.getLogger(__name__)
 _IMAGE_TYPES = tuple(np.dtype(kind) for kind in ("uint16", "uint32", "float32", "complex64"))
 _ABANDON_AFTER_S = 3.0
 _LINGER_S = 2.0
+_HANDSHAKE_S = 30.0
 _MAXIMUM_REPORTS = 20
 
 
@@ -114,7 +120,8 @@ class GadgetConnection:
         self._patient = patient
         self.forward: Callable[[Any], bool] | None = None
         self._channel, self._on_lost = channel, on_lost
-        self._queue: queue.SimpleQueue[protocol.Message | Exception | None] = queue.SimpleQueue()
+        # Without bound up to where the machine would suffer: see above why not to read is the lesser evil only then.
+        self._queue: BoundedQueue[protocol.Message | Exception | None] = BoundedQueue(limit() // 4)
         self._failures: list[Failure] = []
         self._unreadable = False
         threading.Thread(target=self._drain, name="reader", daemon=True).start()
@@ -131,16 +138,17 @@ class GadgetConnection:
     def accept(cls, connected: socket.socket) -> GadgetConnection:
         """Read the handshake of a server that has connected to us; raises PeerLost, ProtocolError."""
         channel = protocol.Channel(connected)
+        channel.expect(silence=_HANDSHAKE_S, within=_HANDSHAKE_S)
         parts = []
         for expected in (MessageId.CONFIG_SCRIPT, MessageId.HEADER):
             message = channel.read_message()
             if message.id != expected:
                 raise protocol.ProtocolError(f"expected {expected.name} in the handshake, got message {message.id}")
             parts.append(message.item)
-        try:
-            config = ElementTree.fromstring(parts[0])
-        except ElementTree.ParseError:  # inside <distributed> a server sends an empty configuration
-            config = None
+        # Inside <distributed> a server sends an empty configuration, elsewhere a declaration alone where there is none.
+        empty = not re.sub(rb"<\?xml[^>]*\?>", b"", parts[0]).strip()
+        config = None if empty else parse_xml(parts[0], "the configuration")
+        channel.expect(silence=math.inf, within=math.inf)  # how long a scanner may pause is for the server to say
         return cls(channel, config, parts[1], patient=True)
 
     @property
@@ -151,7 +159,7 @@ class GadgetConnection:
     @property
     def waiting(self) -> int:
         """How many messages came that nobody has taken yet."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def items(self) -> Iterator[Any]:
         """What the server sends, until it sends CLOSE.
@@ -247,8 +255,12 @@ class GadgetConnection:
             self._unreadable = True
             self._queue.put(error)
         except (protocol.PeerLost, OSError) as error:
+            self._queue.clear()  # nobody waits for what could still be made of it
             self._queue.put(protocol.PeerLost(str(error)))
             self._on_lost()
+        except Exception as error:  # noqa: BLE001, a thread that ends in silence would look like the end of the scan
+            self._unreadable = True
+            self._queue.put(PassError(f"what the server sent could not be taken: {type(error).__name__}: {error}"))
         finally:
             self._queue.put(None)
 
@@ -257,7 +269,7 @@ class GadgetConnection:
         if self.forward is not None and self.forward(message.item):
             self._channel.send(message.frame)
         else:
-            self._queue.put(message)
+            self._queue.put(message, len(message.body))
 
 
 def run_gadget(
@@ -279,10 +291,16 @@ def run_gadget(
     Does not return: the process exits with status 0, or with 1 if the peer was lost or the scan failed, which the log
     has said in one line.
     """
+    run_to_exit(connection, lambda guarded: converse(guarded, prepare, forward=forward))
+
+
+def run_to_exit(connection: Connection, hold: Callable[[GadgetConnection], bool]) -> NoReturn:
+    """The same with the conversation that ``hold`` holds, see `converse`."""
     share_cores()
+    keep_to_what_was_told()
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
-        succeeded = converse(guarded, prepare, forward=forward)
+        succeeded = hold(guarded)
     except protocol.PeerLost as error:
         _log.error("the server is gone: %s", error)
         succeeded = False

@@ -36,6 +36,7 @@ from gadgets.protocol.recon_data import read_recon_data
 from pass_recon.types import InputError
 
 _CONFIG_FILE_BYTES = 1024
+_IMAGE_HEAD = ctypes.sizeof(ismrmrd.ImageHeader)
 # What the C++ ImageReader takes. It throws at int16; Python writes int64 under the id of int32 and so loses the stream.
 _IMAGE_TYPES = {
     constants.DATATYPE_USHORT,
@@ -182,6 +183,13 @@ def _pass_over_image(source: Source) -> None:
     source.read(math.prod(head.matrix_size) * head.channels * get_dtype_from_data_type(head.data_type).itemsize)
 
 
+def _decode_image(body: bytes) -> ismrmrd.Image:
+    length = U64.unpack_from(body, _IMAGE_HEAD)[0]
+    if b"<!DOCTYPE" in body[_IMAGE_HEAD + U64.size : _IMAGE_HEAD + U64.size + length]:
+        raise ValueError("its meta has a document type")
+    return ismrmrd.Image.from_bytes(body)
+
+
 _ALL = (
     Rule(
         MessageId.CONFIG_FILE,
@@ -210,7 +218,7 @@ _ALL = (
         MessageId.IMAGE,
         ismrmrd.Image,
         _pass_over_image,
-        ismrmrd.Image.from_bytes,
+        _decode_image,
         writers.write_image,
         "Image",
         "MRIImage",
@@ -277,10 +285,9 @@ class Message:
 
 def image_without_meta(body: bytes) -> ismrmrd.Image:
     """What is left of an image whose meta cannot be read; raises ProtocolError if that is not an image either."""
-    head = ctypes.sizeof(ismrmrd.ImageHeader)
     try:
-        after = head + U64.size + U64.unpack_from(body, head)[0]
-        return ismrmrd.Image.from_bytes(body[:head] + U64.pack(0) + body[after:])
+        after = _IMAGE_HEAD + U64.size + U64.unpack_from(body, _IMAGE_HEAD)[0]
+        return ismrmrd.Image.from_bytes(body[:_IMAGE_HEAD] + U64.pack(0) + body[after:])
     except _UNREADABLE as error:
         raise ProtocolError(f"unreadable IMAGE: {error}") from error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import ismrmrd
 
 from gadgets import protocol
-from gadgets.converters.image_file import ImageFile, default_group
+from gadgets.converters.image_file import ImageFile
 from gadgets.mrd import SliceKey, sentences
 from gadgets.mrd.scan_file import ScanFile
 from gadgets.scanner.receiver import Arrival, PlannedLines, Receiver
@@ -68,7 +68,7 @@ class ScanSettings:
     port: int = 9002
     config: str = "default.xml"
     config_script: bytes | None = None
-    group: str = field(default_factory=default_group)
+    group: str | None = None
     closed_loop: bool = False
     acceleration: float = 4.0
     plan_timeout: float | None = None
@@ -131,6 +131,8 @@ class ScanReport:
     ----------
     sent
         Acquisitions sent, noise scans included.
+    file, group
+        Where the images are.
     images
         Images received and stored, plans included.
     errors
@@ -147,6 +149,8 @@ class ScanReport:
         Which bundle the images were made with, and why.
     """
 
+    file: Path = Path()
+    group: str = ""
     sent: int = 0
     images: int = 0
     errors: list[str] = field(default_factory=list)
@@ -221,8 +225,9 @@ def run_scan(
         report.seconds = receiver.elapsed()
         output.describe(source.path, _told_of(settings), [*receiver.errors, *receiver.warnings, *report.warnings])
         output.keep()
+        report.file, report.group = output.path, output.group
         report.images, report.arrivals, report.bundle = output.images, receiver.arrivals, receiver.bundle
-        report.errors, report.warnings = receiver.errors, receiver.warnings + report.warnings
+        report.errors, report.warnings = [*receiver.errors, *output.trouble], receiver.warnings + report.warnings
         report.warnings += sentences(receiver.remarks, _told(report))
     if lost:
         report.errors.append(f"with {report.sent} acquisitions sent, the server {lost}")

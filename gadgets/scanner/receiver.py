@@ -14,7 +14,7 @@ from gadgets import protocol
 from gadgets.converters.image_file import ImageFile
 from gadgets.mrd import bundle_of, is_plan, remarks
 from gadgets.mrd.images import Remark
-from pass_recon.types import InputError, PassError
+from pass_recon.types import InputError, PassError, printable
 
 _log = logging.getLogger(__name__)
 # (slice, contrast, phase, repetition, set): what an Image says of the acquisitions that it came from.
@@ -182,20 +182,21 @@ class Receiver:
 
     def _take(self, message: protocol.Message) -> None:
         now = self._heard = self.elapsed()
+        said = _lines(message.item) if message.id in (protocol.MessageId.TEXT, protocol.MessageId.ERROR) else ""
         if message.id == protocol.MessageId.IMAGE:
             self._image(message, now)
         elif message.id == protocol.MessageId.ERROR or (
             message.id == protocol.MessageId.TEXT and protocol.is_error_text(message.item)
         ):
             # The embedded server says everything twice: at once as Text, like a real one, and at the end as Error.
-            if message.item not in self.errors:
+            if said not in self.errors:
                 with self._changed:
-                    self.errors.append(message.item)
+                    self.errors.append(said)
                     self._changed.notify_all()
         elif message.id == protocol.MessageId.TEXT and protocol.is_warning_text(message.item):
-            self.warnings.append(message.item)
+            self.warnings.append(said)
         elif message.id == protocol.MessageId.TEXT:
-            _log.info("%s", message.item)
+            _log.info("%s", said)
 
     def _image(self, message: protocol.Message, now: float) -> None:
         image, plan = self._readable(message), None
@@ -210,8 +211,12 @@ class Receiver:
                 self._plans.setdefault((key, plan.round), (plan, now))
                 self._changed.notify_all()
         self.remarks += remarks(image)
-        self.bundle = self.bundle or bundle_of(image)
-        self._output.append(image)
+        self.bundle = self.bundle or printable(bundle_of(image))
+        try:
+            self._output.append(image)
+        except InputError as error:  # a full disk is said once; plans go on to be followed, and smaller images may fit
+            if str(error) not in self.errors:
+                self.errors.append(str(error))
 
     def _readable(self, message: protocol.Message) -> ismrmrd.Image:
         try:
@@ -220,3 +225,8 @@ class Receiver:
             image = protocol.image_without_meta(message.body)
             self.errors.append(f"{error}; image {image.image_index} of series {image.image_series_index} has no meta")
             return image
+
+
+def _lines(text: str) -> str:
+    """What a server said, for a terminal: no escape codes, its lines as they are."""
+    return "\n".join(printable(line.expandtabs()) for line in text.rstrip().split("\n"))

@@ -91,8 +91,7 @@ def scan_order(file: ScanFile, acceleration: float) -> ScanOrder:
     scan = ScanContext(file.header_xml, Properties.from_text({"acceleration": str(acceleration)}))
     preparation: list[int] = []
     slices: dict[SliceKey, SliceLines] = {}
-    for number, head in enumerate(file.heads):
-        header = ismrmrd.AcquisitionHeader.from_buffer_copy(head)
+    for number, header in enumerate(file.heads()):
         if not is_for_images(header):
             preparation.append(number)
             continue

@@ -76,11 +76,15 @@ class Chain:
                 sink = ExternalNode(node, header_xml, sink, report, settings)
             else:
                 gadget = STOCK_GADGETS[node.classname](header, node.properties)
-                sink = StockNode(node.classname, gadget, sink, report)
+                sink = StockNode(node.classname, gadget, sink, report, settings.waiting_bytes)
             self._nodes.insert(0, sink)
         self.put, self.end = sink.put, sink.end
-        for started in self._nodes:
-            started.start()
+        try:
+            for started in self._nodes:
+                started.start()
+        except RuntimeError:  # no more threads
+            self.abort()
+            raise
 
     @property
     def nodes(self) -> Sequence[Node]:

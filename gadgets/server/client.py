@@ -7,14 +7,14 @@ of a Text from its first three letters: see `Client.fire`.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections import Counter
 
 from gadgets import protocol
 from gadgets.monitoring.observers import Observers
 from gadgets.protocol import DATA_MESSAGES, Channel, Message, PeerLost, name_of
-from gadgets.protocol.bytes import U16
+from gadgets.protocol.bounded import BoundedQueue
+from gadgets.protocol.bytes import U16, PeerStalled
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ class Client:
     ----------
     channel
         Connection to the client.
+    waiting
+        Bytes of results that may wait for the client to take them; then the chain waits.
     errors_as_text_only
         Leave out the Error messages that repeat the Texts.
 
@@ -41,7 +43,7 @@ class Client:
         Whether this is a FIRE client, by what it has sent: strings that end with a NUL, or parameters in JSON.
     """
 
-    def __init__(self, channel: Channel, errors_as_text_only: bool) -> None:
+    def __init__(self, channel: Channel, errors_as_text_only: bool, waiting: int = 64 << 20) -> None:
         self.fire = False
         self.writers: frozenset[int] = frozenset()
         self.sent: Counter[str] = Counter()
@@ -51,13 +53,14 @@ class Client:
         self.done = threading.Event()
         self._channel = channel
         self._text_only = errors_as_text_only
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: BoundedQueue[bytes | None] = BoundedQueue(waiting)
         threading.Thread(target=self._run, name="to-client", daemon=True).start()
 
     def put(self, message: Message) -> None:
         """Pass on what the configuration has a writer for; the rest is dropped without a word, as a Gadgetron does."""
         if message.id in self.writers:
-            self._queue.put(message.frame)
+            frame = message.frame
+            self._queue.put(frame, len(frame))
 
     def respond(self, correlation: int, answer: str) -> None:
         """Answer a query."""
@@ -115,8 +118,11 @@ class Client:
             return  # the queue is still emptied, so that the chain can end
         try:
             self._channel.send(frame)
-        except PeerLost:
+        except PeerLost as error:
+            log.warning("the client is given up: %s", error)
             self.lost.set()
+            if isinstance(error, PeerStalled):
+                self._channel.close()  # nothing else tells whoever still reads from it
             return
         if (identifier := U16.unpack_from(frame)[0]) in DATA_MESSAGES:
             self.sent[name_of(identifier)] += 1

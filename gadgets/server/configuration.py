@@ -11,6 +11,7 @@ from gadgets.monitoring.scan_id import with_scan_id
 from gadgets.properties import name_value_pairs, table
 from gadgets.protocol.bytes import TEXT_LIMIT
 from gadgets.protocol.messages import DATA_MESSAGES, RULES
+from pass_recon.common.xml import parse_xml
 from pass_recon.types import InputError
 
 Element = ElementTree.Element
@@ -23,6 +24,7 @@ _READABLE: dict[str, frozenset[int]] = {
     "AcquisitionBucket": frozenset(),
 }
 _PLAN_IMAGES = "plan_images"
+_LONGEST_NAME = 200
 _NODES = "the embedded server runs <gadget> and <external> nodes"
 
 
@@ -44,10 +46,19 @@ class Execute:
 
 @dataclass(frozen=True)
 class Connect:
-    """A gadget that already listens."""
+    """A gadget that already listens.
+
+    Attributes
+    ----------
+    address, port
+        Where.
+    fallback
+        Whether it is our resident process, so that `WHOLE_CHAIN` can take its place: others' gadgets do not say so.
+    """
 
     address: str
     port: int
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,21 +96,9 @@ class UnknownConfiguration(InputError):
     """No folder has a configuration of that name."""
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses DOCTYPE, and with it entities: nothing can be expanded or fetched."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise InputError(f"a document type is not allowed (<!DOCTYPE {name} …>)")
-
-
-def parse_xml(document: bytes, what: str) -> Element:
-    """The root of an XML document without namespaces; raises InputError where it is malformed or has a DOCTYPE."""
-    parser = ElementTree.XMLParser(target=_NoDoctype())
-    try:
-        parser.feed(document)
-        root = parser.close()
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: impossible encodings
-        raise InputError(f"{what} is not well-formed XML: {error}") from error
+def without_namespaces(document: bytes, what: str) -> Element:
+    """The root of an XML document without namespaces; raises InputError as `parse_xml` does."""
+    root = parse_xml(document, what)
     for element in root.iter():
         if isinstance(element.tag, str):
             element.tag = element.tag.rpartition("}")[2]
@@ -114,7 +113,7 @@ def parse(document: bytes) -> Configuration:
     InputError
         If it is malformed, or asks for something that the server does not have.
     """
-    root = parse_xml(document, "the configuration")
+    root = without_namespaces(document, "the configuration")
     if root.tag == "gadgetronStreamConfiguration":
         lists, nodes = root, [_legacy_node(gadget) for gadget in root.findall("gadget")]
         readers, writers = lists.findall("reader"), lists.findall("writer")
@@ -166,6 +165,20 @@ def properties_document(configuration: Configuration) -> bytes:
     return document if b"<configuration" in document else b""
 
 
+WHOLE_CHAIN = Execute("gadgets.resident", "whole_chain")
+"""All stages in one process, for a scan whose resident process is gone."""
+
+
+def refuse_other_modules(configuration: Configuration, allowed: Sequence[str]) -> None:
+    """Raise InputError if a configuration starts a module that is neither one of these nor in a package of these."""
+    for node in configuration.nodes:
+        module = node.action.module if isinstance(node, External) and isinstance(node.action, Execute) else ""
+        if module and not any(module == name or module.startswith(f"{name}.") for name in allowed):
+            raise InputError(
+                f"configurations of clients may start {', '.join(allowed) or 'nothing'}, not {module} (--allow-module)"
+            )
+
+
 def takes_properties(configuration: Configuration) -> bool:
     """Whether there is a node of our chain, to which properties mean something."""
     return any(isinstance(node, External) and _takes_properties(node) for node in configuration.nodes)
@@ -200,7 +213,9 @@ def differing_properties(configuration: Configuration) -> Iterator[str]:
 
 
 def _properties(document: bytes) -> dict[str, str]:
-    root = parse_xml(document, "the configuration of a node") if document != _document(None) else Element("none")
+    root = (
+        without_namespaces(document, "the configuration of a node") if document != _document(None) else Element("none")
+    )
     return dict(name_value_pairs(root.iter("property")))
 
 
@@ -279,7 +294,7 @@ def _connect(element: Element) -> Connect:
     port = element.get("port", "")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise InputError(f"<connect port={port!r}> is not a port")
-    return Connect(element.get("address") or "localhost", int(port))
+    return Connect(element.get("address") or "localhost", int(port), element.get("fallback") == "on")
 
 
 def _document(element: Element | None) -> bytes:
@@ -302,7 +317,9 @@ def find(name: str, folders: Sequence[Path]) -> bytes:
     InputError
         If the name leads out of them: by "..", as an absolute path or through a symbolic link.
     """
-    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"the name of a configuration has {len(name)} characters, more than {_LONGEST_NAME}")
+    if not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(f"{name!r} is not the name of a configuration inside the configuration folders")
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.xml"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import socket
 import threading
 import time
@@ -12,7 +11,8 @@ import time
 from gadgets import protocol
 from gadgets.monitoring.scan_id import in_this_scan
 from gadgets.protocol import Channel, Message, MessageId, PeerLost, ProtocolError, name_of
-from gadgets.server.configuration import Connect, Execute, External
+from gadgets.server.backlog import Backlog, Repeats
+from gadgets.server.configuration import WHOLE_CHAIN, Connect, Execute, External
 from gadgets.server.nodes import Report, Sink
 from gadgets.server.process import Process
 from gadgets.server.settings import ServerSettings
@@ -41,8 +41,8 @@ class ExternalNode:
         self._downstream, self._report_at = downstream, report
         action = config.action
         self.name = action.module if isinstance(action, Execute) else f"{action.address}:{action.port}"
-        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._refusing = False  # the process gets nothing more
+        self._backlog = Backlog(settings.waiting_bytes, settings.kept_bytes)
+        self._repeats = Repeats()
         self._told = False  # the process has reported an error itself
         self._aborted = threading.Event()
         self._sources = 2  # of messages for downstream: those that pass by, and those that the process returns
@@ -54,7 +54,7 @@ class ExternalNode:
     @property
     def waiting(self) -> int:
         """How many messages the process has not taken yet."""
-        return self._outbox.qsize()
+        return len(self._backlog)
 
     def start(self) -> None:
         """Reach for the process."""
@@ -64,18 +64,18 @@ class ExternalNode:
         """Hand a message to the process, or past it."""
         if message.id not in self._config.accepts:
             self._downstream.put(message)
-        elif not self._refusing:
-            self._outbox.put(message)
+        else:
+            self._backlog.put(message)
 
     def end(self) -> None:
         """Say CLOSE to the process once it has all that came before."""
-        self._outbox.put(None)
+        self._backlog.end()
         self._end_source()
 
     def abort(self) -> None:
         """Cut the connection and ask the process to go."""
         self._aborted.set()
-        self._stop_sending()
+        self._backlog.refuse()
         if self._channel is not None:
             self._channel.close()
         if self._process is not None:
@@ -101,31 +101,53 @@ class ExternalNode:
         if last:
             self._downstream.end()
 
-    def _stop_sending(self) -> None:
-        self._refusing = True
-        self._outbox.put(None)  # wakes the writer
-
     def _run(self) -> None:
-        error: Exception | None = None
+        error = self._attempt(self._config.action)
+        if isinstance(error, PeerLost | GadgetLost) and not self._aborted.is_set() and self._backlog.whole:
+            error = self._again(error)
+        self._backlog.refuse()
+        self._end_source()  # before the process is gone: what comes after it need not wait for that
+        self._leave(error)
+
+    def _attempt(self, action: Execute | Connect) -> Exception | None:
+        """Hold the conversation from the first message to the last; returns what has ended it, None for CLOSE."""
         try:
-            self._channel = channel = self._open(self._config.action)
+            self._channel = channel = self._open(action)
             if not self._aborted.is_set():
                 channel.send(protocol.config_script(self._config.configuration))
                 channel.send(protocol.header(self._header))
                 threading.Thread(target=self._write, args=(channel,), name=f"to-{self.name}", daemon=True).start()
                 self._read(channel)
         except (InputError, PeerLost, OSError) as raised:
-            error = raised
+            return raised
         except Exception as raised:  # a thread that dies in silence would leave the session waiting for ever
             log.exception("%s failed", self.name)
-            error = GadgetLost(f"{type(raised).__name__}: {raised}")
-        self._stop_sending()
-        self._end_source()  # before the process is gone: what comes after it need not wait for that
-        self._leave(error)
+            return GadgetLost(f"{type(raised).__name__}: {raised}")
+        return None
+
+    def _again(self, error: Exception) -> Exception | None:
+        """Once more from the first message, after a gadget was killed; what it has given already is not given again."""
+        action = self._substitute(error)
+        if action is None:
+            return error
+        ended = self._hang_up()
+        self._report(
+            f"{protocol.WARNING}{self._verdict(error, ended)}; {action.module} is started with the "
+            f"{len(self._backlog)} messages that have come"
+        )
+        self._process = None
+        self._repeats.begin_again()
+        return self._attempt(action)
+
+    def _substitute(self, error: Exception) -> Execute | None:
+        """What is started in place of a gadget that is gone: the same module, or for our resident the chain."""
+        if isinstance(self._config.action, Execute):
+            return self._config.action if isinstance(error, PeerLost) else None
+        return WHOLE_CHAIN if self._config.action.fallback else None
 
     def _write(self, channel: Channel) -> None:
         with contextlib.suppress(PeerLost):  # the reader notices it too, and has more to say
-            while (message := self._outbox.get()) is not None and not self._refusing:
+            for message in self._backlog.read():
                 channel.send(message.frame)
             channel.send(protocol.close())
 
@@ -134,22 +156,28 @@ class ExternalNode:
             if message.id == MessageId.ERROR:
                 self._told = True
                 self._report(message.item)
-                self._stop_sending()  # as the real server does, see gadgets.protocol.messages
+                self._backlog.refuse()  # as the real server does, see gadgets.protocol.messages
             elif message.id in self._config.returns - {MessageId.TEXT}:
-                self._downstream.put(message)
+                if self._repeats.is_new(message):
+                    self._downstream.put(message)
             else:
                 raise ProtocolError(f"sent a {name_of(message.id)} message, which the configuration has no reader for")
 
     def _leave(self, error: Exception | None) -> None:
         """Close the connection, give the process its time to end by itself, and report what went wrong."""
+        ended = self._hang_up()
+        if not self._aborted.is_set() and (verdict := self._verdict(error, ended)):
+            self._report(verdict)
+
+    def _hang_up(self) -> bool:
+        """Close the connection and wait for the process; False where it had to be killed."""
         if self._channel is not None:
             self._channel.close()
         ended = self._process is None or self._process.wait(self._settings.grace_seconds) is not None
         if self._process is not None and not ended:
             log.warning("%s still runs %g s after its work and is killed", self.name, self._settings.grace_seconds)
             self._process.kill()
-        if not self._aborted.is_set() and (verdict := self._verdict(error, ended)):
-            self._report(verdict)
+        return ended
 
     def _verdict(self, error: Exception | None, ended: bool) -> str:
         process = self._process if ended else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -12,6 +11,7 @@ from ismrmrd import Acquisition
 
 from gadgets.monitoring.scan_id import in_this_scan
 from gadgets.protocol import WARNING, Message, MessageId, message_of
+from gadgets.protocol.bounded import BoundedQueue
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ Report = Callable[[str, str], None]
 
 
 class Sink(Protocol):
-    """Where messages go. Neither call may block: a plan must not wait for what somebody else computes."""
+    """Where messages go. Neither call may block before a lot has come: a plan must not wait for what others compute."""
 
     def put(self, message: Message) -> None:
         """Take a message."""
@@ -70,21 +70,21 @@ class StockGadget(Protocol):
 class StockNode:
     """Runs a stock gadget in a thread of its own; what is no acquisition passes, in its place in the order."""
 
-    def __init__(self, name: str, gadget: StockGadget, downstream: Sink, report: Report) -> None:
+    def __init__(self, name: str, gadget: StockGadget, downstream: Sink, report: Report, waiting: int) -> None:
         self._name, self._gadget, self._downstream, self._report = name, gadget, downstream, report
         self._told = 0  # of the gadget's remarks
-        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._queue: BoundedQueue[Message | None] = BoundedQueue(waiting)
         self._aborted = False
         self._thread = threading.Thread(target=in_this_scan(self._run), name=name, daemon=True)
 
     @property
     def waiting(self) -> int:
         """How many messages are queued."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def put(self, message: Message) -> None:
         """Queue a message."""
-        self._queue.put(message)
+        self._queue.put(message, len(message.body))
 
     def end(self) -> None:
         """Queue the end."""
@@ -97,6 +97,7 @@ class StockNode:
     def abort(self) -> None:
         """Drop what is queued."""
         self._aborted = True
+        self._queue.clear()
         self._queue.put(None)
 
     def kill(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import math
 import signal
 import socket
 import threading
@@ -14,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from gadgets.protocol import Channel
+from gadgets.protocol.admission import Admission, turn_away
 from gadgets.server.session import Session
 from gadgets.server.settings import ServerSettings
+from pass_recon.common.memory import limit
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ def serve(
     ready: Callable[[int], object] | None = None,
     stop: threading.Event | None = None,
     settings: ServerSettings | None = None,
+    drain: threading.Event | None = None,
 ) -> None:
     """Serve clients until `stop` is set or the main thread is interrupted.
 
@@ -47,6 +51,9 @@ def serve(
         Called with the port once clients can connect.
     stop
         Ends the server within a second or two, together with all sessions and the processes they started.
+    drain
+        Ends the server once the scans that are running have ended, after ``settings.drain_seconds`` at the latest. New
+        ones are refused meanwhile.
     settings
         Further settings; the two above take precedence.
 
@@ -59,6 +66,7 @@ def serve(
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise InputError(f"no such configuration folder: {', '.join(missing)}")
     settings = replace(settings or ServerSettings(), config_folders=folders, allow_client_configs=allow_client_configs)
+    settings = _within_memory(settings)
     with _listen(host, port) as listening:
         bound = listening.getsockname()[1]
         log.info("listening on %s:%d, configurations from %s", host, bound, ", ".join(map(str, folders)) or "nowhere")
@@ -67,7 +75,17 @@ def serve(
         if ready is not None:
             ready(bound)
         with _terminated_like_interrupted():
-            _accept(listening, settings, stop or threading.Event())
+            _accept(listening, settings, stop or threading.Event(), drain or threading.Event())
+
+
+def _within_memory(settings: ServerSettings) -> ServerSettings:
+    """The settings with what each scan may hold bounded by its share of the memory that there is."""
+    share = limit() // max(settings.max_scans, 1)
+    return replace(
+        settings,
+        waiting_bytes=min(settings.waiting_bytes, share // 16),
+        kept_bytes=min(settings.kept_bytes, share // 4),
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -103,45 +121,45 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _accept(listening: socket.socket, settings: ServerSettings, stop: threading.Event) -> None:
+def _accept(listening: socket.socket, settings: ServerSettings, stop: threading.Event, drain: threading.Event) -> None:
     sessions: dict[threading.Thread, Session] = {}
-    most = settings.max_scans
+    admission = Admission(settings.max_scans)
     listening.settimeout(_POLL_SECONDS)
     try:
-        while not stop.is_set():
+        deadline = math.inf
+        while not stop.is_set() and time.monotonic() < deadline:
+            if drain.is_set() and deadline == math.inf:
+                log.info("scans that are running have %g s to end", settings.drain_seconds)
+                deadline = time.monotonic() + settings.drain_seconds
+                admission.drain()
+            if deadline < math.inf and admission.wait(0.0):
+                break
             sessions = {thread: session for thread, session in sessions.items() if thread.is_alive()}
             try:
                 connected, address = listening.accept()
-                full = f"{len(sessions)} scans are under way, which is as many as this server takes" * (
-                    0 < most <= len(sessions)
-                )
-                session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings, refusal=full)
             except TimeoutError:
                 continue
             except OSError as error:  # a client that is gone already, or no more descriptors: neither ends the server
                 log.warning("could not accept a client: %s", error)
                 stop.wait(_POLL_SECONDS)
                 continue
-            thread = threading.Thread(target=session.run, name=f"session-{address[1]}", daemon=True)
-            sessions[thread] = session
-            thread.start()
+            if len(sessions) >= admission.connections:
+                log.warning("%s:%d is turned away: %d connections", *address[:2], len(sessions))
+                turn_away(connected, f"the server has {len(sessions)} connections and takes no more")
+                continue
+            try:
+                session = Session(Channel(connected), f"{address[0]}:{address[1]}", settings, admission)
+                thread = threading.Thread(target=session.run, name=f"session-{address[1]}", daemon=True)
+                thread.start()
+            except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
+                log.warning("no session for %s:%d: %s", *address[:2], error)
+                turn_away(connected, f"the server cannot take one more client ({error})")
+            else:
+                sessions[thread] = session
     except KeyboardInterrupt:
         log.info("interrupted")
-    else:
-        _drain(sessions, listening, settings.drain_seconds)
     finally:
         _stop(sessions)
-
-
-def _drain(sessions: dict[threading.Thread, Session], listening: socket.socket, seconds: float) -> None:
-    """Let scans under way come to their end; whoever comes now finds nobody."""
-    if not seconds or not any(thread.is_alive() for thread in sessions):
-        return
-    listening.close()
-    log.info("%d scans are under way and have %g s to end", sum(thread.is_alive() for thread in sessions), seconds)
-    until = time.monotonic() + seconds
-    for thread in sessions:
-        thread.join(max(until - time.monotonic(), 0))
 
 
 def _stop(sessions: dict[threading.Thread, Session]) -> None:

@@ -15,6 +15,7 @@ from gadgets.monitoring.scan_id import SCAN_ID, new_scan_id
 from gadgets.mrd.header_xml import read_header
 from gadgets.properties import table
 from gadgets.protocol import DATA_MESSAGES, Channel, Message, MessageId, PeerLost, ProtocolError, name_of
+from gadgets.protocol.admission import Admission
 from gadgets.protocol.parameters import CONFIGURATIONS, known_and_unknown, parameters_in
 from gadgets.server.chain import Chain, refuse_missing
 from gadgets.server.client import Client
@@ -27,6 +28,7 @@ from gadgets.server.configuration import (
     of_scan,
     parse,
     properties_document,
+    refuse_other_modules,
     takes_properties,
 )
 from gadgets.server.queries import answer
@@ -49,15 +51,18 @@ class Session:
         Who it is, for the log.
     settings
         Of the server.
-    refusal
-        Why this client is not served; empty if it is.
+    admission
+        Decides whether there may be one more scan.
     """
 
-    def __init__(self, channel: Channel, peer: str, settings: ServerSettings, refusal: str = "") -> None:
-        self._channel, self._peer, self._settings, self._refusal = channel, peer, settings, refusal
+    def __init__(self, channel: Channel, peer: str, settings: ServerSettings, admission: Admission) -> None:
+        self._channel, self._peer, self._settings = channel, peer, settings
+        channel.expect(silence=settings.handshake_seconds, within=settings.message_seconds)
+        channel.give_up_after(sending=settings.sending_seconds)
         self._scan_id = new_scan_id()
-        self._client = Client(channel, errors_as_text_only=settings.stock_client)
+        self._client = Client(channel, settings.stock_client, settings.waiting_bytes)
         self._client.observers = Observers(settings.observers, self._scan_id, self._client.warn_of_observer)
+        self._admission, self._admitted = admission, False
         self._chain: Chain | None = None
         self._received: Counter[str] = Counter()
         self._config_name = "no configuration"
@@ -80,7 +85,12 @@ class Session:
             log.exception("session of %s failed", self._peer)
             self._client.report("server", f"{type(error).__name__}: {error}")
         finally:
-            self._finish()
+            try:
+                self._finish()
+            finally:
+                self._channel.close()
+                if self._admitted:
+                    self._admission.end()
             self._log_end(time.monotonic() - started)
             if self._chain is not None or (
                 self._client.errors and self._received
@@ -103,8 +113,6 @@ class Session:
         asked = self._next()
         if asked.id == MessageId.CLOSE:
             return
-        if self._refusal:
-            raise InputError(self._refusal)
         # How a client wants to be told of errors shows in its header, so that this is read before anything is said.
         early = self._channel.readable(self._settings.idle_seconds)
         header_xml = self._read_header() if early else None
@@ -114,6 +122,7 @@ class Session:
         if header_xml is None:
             return
         header = read_header(header_xml)
+        self._channel.expect(silence=self._settings.silence_seconds, within=self._settings.message_seconds)
         first = self._next()
         parameters = self._parameters(first)
         configuration, name = self._configuration(asked, parameters or {})
@@ -123,6 +132,8 @@ class Session:
         configuration = self._with_parameters(configuration, parameters or {}, plan_images=plans)
         self._client.writers = configuration.writers
         refuse_missing(configuration)
+        self._admission.begin()
+        self._admitted = True
         for difference in differing_properties(configuration):
             self._client.warn("server", difference)
         properties = properties_document(configuration)
@@ -157,7 +168,9 @@ class Session:
                     "configurations sent by clients are refused, as they name programs to run; "
                     "name one of the server's, or start it with --allow-client-configs"
                 )
-            return parse(asked.item), self._config_name
+            configuration = parse(asked.item)
+            refuse_other_modules(configuration, self._settings.allowed_modules)
+            return configuration, self._config_name
         if asked.id != MessageId.CONFIG_FILE:
             raise ProtocolError(f"received {name_of(asked.id)} before a configuration")
         unknown: InputError | None = None
@@ -271,7 +284,7 @@ class Session:
 
     def _drain_messages(self, patience: float) -> None:
         try:
-            self._channel.give_up_after(reading=patience)
+            self._channel.expect(silence=patience, within=self._settings.message_seconds)
             while self._channel.read_message().id != MessageId.CLOSE:
                 pass
             self._closed_by_client = True

@@ -2,30 +2,107 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import os
+import re
 import secrets
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from pass_recon.types import InputError
+
 PARTIAL = ".partial"
+_POLL_S = 0.05
 
 
 @contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
+def written_aside(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     """Give a path to write to, renamed to ``path`` if all goes well and removed if not.
 
-    The file lies in the folder of ``path``, for only there is the renaming atomic.
+    The file lies in the folder of ``path``, for only there is the renaming atomic. Its name tells the process that
+    writes it, see `remove_abandoned`. What is ``private``, as all is that shows a patient, is for its owner alone; a
+    file that is there already keeps its permissions.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    aside.touch(exist_ok=False)  # a folder that cannot be written to is named here, and not by what writes the content
+    aside = path.with_name(f".{path.name}.{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600 if private else 0o666
+    # A folder that cannot be written to is named here, and not by what writes the content.
+    aside.touch(mode, exist_ok=False)
     try:
         yield aside
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: str | Path) -> None:
+    """Remove what processes of this machine that were killed have left beside ``path`` while they wrote it."""
+    path = Path(path)
+    of_process = re.compile(rf"{re.escape(_this_machine())}-(\d+)-[0-9a-f]+{re.escape(PARTIAL)}")
+    for left in path.parent.glob(f".{escape(path.name)}.*{PARTIAL}"):
+        match = of_process.fullmatch(left.name.removeprefix(f".{path.name}."))
+        if match and not Path(f"/proc/{match[1]}").exists():
+            left.unlink(missing_ok=True)
+
+
+def _this_machine() -> str:
+    """Short for the machine: a process id means nothing on another one, or in another container."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+@contextmanager
+def locked(path: str | Path, patience_s: float = 60.0) -> Iterator[None]:
+    """Keep others, who ask in the same way, from changing ``path`` meanwhile.
+
+    Raises
+    ------
+    InputError
+        If somebody else has kept it for ``patience_s`` seconds.
+    OSError
+        If the folder cannot be written to.
+    """
+    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    deadline = time.monotonic() + patience_s
+    while True:
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(lock, descriptor):  # who had it before us has removed it at the end
+                break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise InputError(f"another process has been writing to {path} for {patience_s:g} s") from None
+            time.sleep(_POLL_S)
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def reserve(path: str | Path, size: int) -> None:
+    """Make sure that the disk has room for the file to grow to ``size`` bytes; raises OSError where it has not.
+
+    A library that finds the disk full in the middle of its own bookkeeping may lose what it has written before.
+    """
+    with Path(path).open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def write_json(path: str | Path, values: Any) -> None:

@@ -112,7 +112,7 @@ def save_contact_sheet(tiles: Sequence[Tile], path: str | Path, *, heading: str 
     kind = path.suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise InputError(f"no picture format has the ending {path.suffix!r}; png will do")
-    with written_aside(path) as aside:
+    with written_aside(path, private=True) as aside:
         figure.savefig(aside, format=kind, facecolor=_PAPER)
 
 

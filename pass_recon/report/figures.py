@@ -87,7 +87,7 @@ def write_scan_figure(path: str | Path, slices: Sequence[SliceView], *, title: s
         axes.set_title(heading, color=TEXT, fontsize=11, pad=8)
     figure.suptitle(title, color=TEXT, fontsize=13, weight="bold")
     figure.text(0.5, 0.3 * below, notice, color=ACS_COLOUR, fontsize=10, ha="center", va="bottom")
-    with written_aside(path) as aside:
+    with written_aside(path, private=True) as aside:
         figure.savefig(aside, format="png", facecolor=BACKGROUND)
 
 

@@ -58,7 +58,7 @@ def write_report(path: str | Path, scan: ScanRecord, *, progress: Callable[[int,
         slices.append(_slice(number, one))
         if progress is not None:
             progress(number + 1, len(scan.slices))
-    with written_aside(path) as aside:
+    with written_aside(path, private=True) as aside:
         aside.write_text(_render(scan, slices), encoding="utf-8")
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from pass_recon.common.files import readable_json, write_json, written_aside
+from pass_recon.common.files import locked, readable_json, remove_abandoned, write_json, written_aside
+from pass_recon.types import InputError
 
 
 def test_a_file_takes_its_name_when_it_is_complete(tmp_path):
@@ -48,3 +53,40 @@ def test_what_fits_stands_on_one_line():
     assert json.loads(text) == values
     assert '  "short": [1, 2, {"a": null}],\n' in text
     assert max(len(line) for line in text.splitlines()) <= 50
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    path = tmp_path / "file.txt"
+    script = (
+        "import os, signal, sys\nfrom pass_recon.common.files import written_aside\n"
+        "with written_aside(sys.argv[1]):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with written_aside(path) as aside:
+        remove_abandoned(path)
+        assert list(tmp_path.iterdir()) == [aside]
+
+
+def test_a_file_is_changed_by_one_at_a_time(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("0")
+
+    def count() -> None:
+        for _ in range(20):
+            with locked(path):
+                path.write_text(str(int(path.read_text()) + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() == "60"
+    assert list(tmp_path.iterdir()) == [path]
+    with (
+        locked(path),
+        pytest.raises(InputError, match="another process has been writing"),
+        locked(path, patience_s=0.0),
+    ):
+        pass

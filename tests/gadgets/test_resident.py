@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +41,8 @@ def running() -> Iterator[int]:
         ports.append(bound)
         ready.set()
 
-    thread = threading.Thread(target=serve_resident, args=("127.0.0.1", 0), kwargs={"ready": note, "stop": stop})
+    options = {"ready": note, "stop": stop, "bundle_folders": [Path(tempfile.gettempdir())]}
+    thread = threading.Thread(target=serve_resident, args=("127.0.0.1", 0), kwargs=options)
     thread.start()
     assert ready.wait(60)
     yield ports[0]

@@ -12,7 +12,7 @@ Zbontar et al., fastMRI: An Open Dataset and Benchmarks for Accelerated MRI, arX
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pass_recon.common.hdf5 import open_hdf5
+from pass_recon.common.xml import parse_xml
 from pass_recon.types import InputError
 
 DEFAULT_ACQUISITIONS = ("AXT1", "AXFLAIR", "CORPD_FBK")
@@ -158,7 +159,7 @@ class FastMriVolume:
             )
         if "mask" in self._file and not self._undersampled:
             raise InputError(f"{self.path.name} is undersampled (it holds a mask), so it has no ground truth")
-        if "ismrmrd_header" not in self._file:
+        if not isinstance(self._file.get("ismrmrd_header"), h5py.Dataset):
             raise InputError(f"{self.path.name} has no ismrmrd_header")
         header = self._file["ismrmrd_header"][()]
         self.header_xml = header if isinstance(header, bytes) else str(header).encode()
@@ -169,6 +170,8 @@ class FastMriVolume:
         self.acquisition = str(self._file.attrs.get("acquisition", ""))
         self.patient_id = str(self._file.attrs.get("patient_id", "") or self.path.stem)
         target = self._file.get("reconstruction_rss")
+        if target is not None and (not isinstance(target, h5py.Dataset) or target.ndim < 2):
+            raise InputError(f"{self.path.name}: reconstruction_rss is no array of images")
         self.drawn: tuple[int, int] = self.geometry.recon_matrix if target is None else target.shape[-2:]
 
     def _check_axes(self) -> None:
@@ -179,7 +182,8 @@ class FastMriVolume:
                 f"{self.path.name}: the axes of the k-space, {self.shape}, do not fit the header: its third axis "
                 f"should be the readout of {readout} samples"
             )
-        channels = ElementTree.fromstring(self.header_xml).findtext(f".//{_SPACE}receiverChannels", "").strip()
+        header = parse_xml(self.header_xml, f"the header of {self.path.name}")
+        channels = header.findtext(f".//{_SPACE}receiverChannels", "").strip()
         if self.shape[0] != self.shape[1] and str(self.shape[0]) == channels:
             raise InputError(
                 f"{self.path.name}: the axes of the k-space, {self.shape}, do not fit the header: its second axis "
@@ -209,17 +213,17 @@ def read_geometry(xml: bytes, name: str) -> Geometry:
     InputError
         If it is not XML or a number is missing.
     """
-    try:
-        encoding = ElementTree.fromstring(xml).find(f"{_SPACE}encoding")
-    except ElementTree.ParseError as error:
-        raise InputError(f"the header of {name} is not XML: {error}") from error
+    encoding = parse_xml(xml, f"the header of {name}").find(f"{_SPACE}encoding")
 
     def number(*path: str) -> float:
         text = None if encoding is None else encoding.findtext("/".join(f"{_SPACE}{part}" for part in path))
         try:
-            return float(text or "")
+            value = float(text or "")
         except ValueError:
-            raise InputError(f"the header of {name} has no number in {'/'.join(path)}") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(f"the header of {name} has no number in {'/'.join(path)}")
+        return value
 
     def matrix(space: str) -> tuple[int, int]:
         return int(number(space, "matrixSize", "x")), int(number(space, "matrixSize", "y"))

@@ -115,6 +115,8 @@ def do(job: Job, folder: str) -> Outcome:
         return Outcome(job.name, "not asked for", str(error))
     except (InputError, OSError) as error:
         return Outcome(job.name, "skipped", str(error))
+    except Exception as error:  # noqa: BLE001, one rotten file must not be the end of a thousand good ones
+        return Outcome(job.name, "skipped", f"{type(error).__name__}: {error}")
     return Outcome(job.name, "written")
 
 

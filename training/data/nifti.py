@@ -256,8 +256,8 @@ def read_volume(path: Path, anatomy: str) -> Volume:
         file = file.as_reoriented(turn)
         values = torch.from_numpy(np.asarray(file.dataobj).astype(np.float32))
         x, y, z = (float(size) for size in file.header.get_zooms()[:3])
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path.name} cannot be read: {error}") from error
+    except Exception as error:
+        raise InputError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
     if values.ndim != 3 or not bool(torch.isfinite(values).all()):
         raise InputError(f"{path.name} is not a volume of finite numbers (shape {tuple(values.shape)})")
     return _turned(values, (x, y, z), anatomy)

@@ -74,7 +74,7 @@ def write_dicom(
     for name, data in objects.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:
+        with written_aside(path, private=True) as aside:
             data.save_as(aside, enforce_file_format=True)
         written.append(path)
         if progress is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 
 import h5py
 import ismrmrd
@@ -59,8 +60,8 @@ class TestPatientFile:
         assert first.sample_time_us > 0
 
     def test_acs_lines_of_all_slices_come_before_other_lines(self, path):
-        with ScanFile(path) as source:
-            heads = source.heads[1:]
+        with h5py.File(path) as file:
+            heads = file["dataset/data"][1:]["head"]
         acs = (heads["flags"] >> np.uint64(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING - 1)) & np.uint64(1)
         assert acs.tolist() == [1] * 15 + [0] * (3 * 64 - 15)
         assert sorted(set(heads["idx"]["kspace_encode_step_1"][:15].tolist())) == [30, 31, 32, 33, 34]
@@ -79,8 +80,8 @@ class TestPatientFile:
         assert [a.isFlagSet(ismrmrd.ACQ_LAST_IN_MEASUREMENT) for a in acquisitions[-2:]] == [False, True]
 
     def test_geometry(self, path, patient):
-        with ScanFile(path) as source:
-            heads = source.heads[1:]
+        with h5py.File(path) as file:
+            heads = file["dataset/data"][1:]["head"]
         frame = np.stack([heads[name][0] for name in ("read_dir", "phase_dir", "slice_dir")])
         np.testing.assert_allclose(frame @ frame.T, np.eye(3), atol=1e-6)
         assert np.linalg.det(frame) == pytest.approx(1.0)
@@ -341,3 +342,77 @@ class TestImageFile:
             ImageFile(tmp_path / "no" / "out.h5", "a")
         with pytest.raises(InputError, match="needs a name"):
             ImageFile(tmp_path / "out.h5", "/")
+
+    def test_what_another_scan_writes_meanwhile_stays(self, tmp_path):
+        first, second = ImageFile(tmp_path / "out.h5", "a"), ImageFile(tmp_path / "out.h5", "b")
+        for output, value in ((first, 1), (second, 2)):
+            output.append(image(value))
+        assert first.keep()
+        assert second.keep()
+        with h5py.File(tmp_path / "out.h5") as file:
+            assert {name: file[f"{name}/image_1/data"][:, 0, 0, 0, 0].tolist() for name in file} == {"a": [1], "b": [2]}
+        assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+    @pytest.mark.parametrize("group", [None, "mine"])
+    def test_scans_of_the_same_second_or_name_do_not_replace_each_other(self, tmp_path, group, monkeypatch):
+        monkeypatch.setattr("gadgets.converters.image_file.default_group", lambda: "2026-01-02 03:04:05")
+        outputs = [ImageFile(tmp_path / "out.h5", group) for _ in range(3)]
+        for number, output in enumerate(outputs):
+            output.append(image(number))
+            output.keep()
+        name = group or "2026-01-02 03:04:05"
+        assert [output.group for output in outputs] == [name, f"{name} (2)", f"{name} (3)"]
+        for number, output in enumerate(outputs):
+            assert [int(one.data[0, 0, 0, 0]) for one in read_images(tmp_path / "out.h5", output.group, 1)] == [number]
+        told = (
+            [] if group is None else [f"another scan has written the group 'mine' of {tmp_path / 'out.h5'} meanwhile"]
+        )
+        assert [sentence.partition(";")[0] for sentence in outputs[2].trouble] == told
+
+    def test_many_processes_write_into_one_file(self, tmp_path):
+        script = (
+            "import sys, numpy, ismrmrd\nfrom gadgets.converters.image_file import ImageFile\n"
+            "output = ImageFile(sys.argv[1])\n"
+            "output.append(ismrmrd.Image.from_array(numpy.full((4, 3), int(sys.argv[2]), numpy.uint16)))\n"
+            "sys.stdin.readline()\nassert output.keep()\n"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "out.h5")]
+        children = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(4)]
+        for child in children:
+            child.communicate(b"\n")
+        assert [child.returncode for child in children] == [0] * 4
+        with h5py.File(tmp_path / "out.h5") as file:
+            assert sorted(int(group["image_0/data"][0, 0, 0, 0, 0]) for group in file.values()) == [0, 1, 2, 3]
+        assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+    def test_a_full_disk_keeps_what_fits_and_says_so_in_one_sentence(self, tmp_path):
+        """A child, for only a limit on the size of a file fills a disk without being root."""
+        script = (
+            "import resource, sys, numpy, ismrmrd\nfrom gadgets.converters.image_file import ImageFile\n"
+            "from pass_recon.types import InputError\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))\n"
+            "output, said = ImageFile(sys.argv[1], 'a'), set()\n"
+            "for number in range(8):\n"
+            "    try:\n"
+            "        output.append(ismrmrd.Image.from_array(numpy.full((256, 512), number, numpy.float32)))\n"
+            "    except InputError as error:\n"
+            "        said.add(str(error))\n"
+            "output.keep()\nprint(output.images, *said)\n"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "out.h5")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"4 no room for all images in {tmp_path}: File too large\n"
+        assert [int(one.data[0, 0, 0, 0]) for one in read_images(tmp_path / "out.h5", "a", 0)] == [0, 1, 2, 3]
+        assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+    def test_images_that_cannot_be_added_to_a_file_get_one_of_their_own(self, tmp_path):
+        output = ImageFile(tmp_path / "out.h5", "a")
+        output.append(image(1))
+        (tmp_path / "out.h5").write_bytes(b"somebody else's, and no HDF5")
+        assert output.keep()
+        (sentence,) = output.trouble
+        assert f"could not be added to {tmp_path / 'out.h5'}" in sentence
+        assert f"they are in {output.path}" in sentence
+        assert len(read_images(output.path, "a", 1)) == 1
+        assert (tmp_path / "out.h5").read_bytes() == b"somebody else's, and no HDF5"

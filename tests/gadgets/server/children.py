@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import ismrmrd
@@ -53,3 +54,15 @@ def sleep_with_child(connection: Any) -> None:
         ids = [os.getpid(), child.pid]
         connection.send(ismrmrd.Image.from_array(np.array(ids, np.uint32).reshape(1, 1, 1, 2)))
         time.sleep(60)
+
+
+def die_once(connection: Any) -> None:
+    """An image for each line, but the first to run is killed after two, and the file of its name tells that it was."""
+    mark = Path({p.get("name"): p.get("value") for p in connection.config.iter("property")}["mark"])
+    for number, line in enumerate(connection):
+        if number == 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        image = ismrmrd.Image.from_array(np.full((1, 1, 1, 4), line.scan_counter, np.uint16))
+        image.image_index = line.scan_counter
+        connection.send(image)

@@ -90,6 +90,27 @@ def test_a_gadget_that_is_killed_in_mid_scan(port: int) -> None:
     assert "[tests.gadgets.server.children] ERROR: went away in mid-scan, killed by SIGKILL: about to die" in sentence
 
 
+def test_a_gadget_that_is_killed_is_started_again_and_nothing_is_lost_or_doubled(port: int, tmp_path: Path) -> None:
+    mark = f'<configuration><property name="mark" value="{tmp_path / "mark"}"/></configuration></external>'
+    node = execute_node("die_once").replace("</external>", mark)
+    answer = talk(port, scan(configuration(node), *LINES))
+    assert [int(message.item.data.max()) for message in of_kind(answer, MessageId.IMAGE)] == [1, 2, 3, 4]
+    assert not errors(answer)
+    (warning,) = (message.item for message in of_kind(answer, MessageId.TEXT))
+    assert "WARNING: went away in mid-scan, killed by SIGKILL" in warning
+    assert "tests.gadgets.server.children is started with the" in warning
+    assert not children()
+
+
+def test_more_than_is_remembered_cannot_be_sent_again(tmp_path: Path) -> None:
+    mark = f'<configuration><property name="mark" value="{tmp_path / "mark"}"/></configuration></external>'
+    node = execute_node("die_once").replace("</external>", mark)
+    with running_server(grace_seconds=1.0, kept_bytes=100) as port:
+        answer = talk(port, scan(configuration(node), *LINES))
+    (sentence,) = errors(answer)
+    assert "went away in mid-scan, killed by SIGKILL" in sentence
+
+
 def test_modules_and_targets_that_do_not_exist(port: int) -> None:
     module = '<external><execute name="gadgets.nowhere" target="x" type="python"/></external>'
     sentences = sorted(errors(talk(port, scan(configuration(module + execute_node("nothing")), *LINES))))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ismrmrd
 import numpy as np
@@ -66,7 +67,7 @@ def stock_node(name: str) -> str:
 
 @contextlib.contextmanager
 def running_server(
-    *folders: Path, host: str = "127.0.0.1", allow_client_configs: bool = True, **settings: float
+    *folders: Path, host: str = "127.0.0.1", allow_client_configs: bool = True, **settings: Any
 ) -> Iterator[int]:
     """The port of a server, which has to stop at the end."""
     ports: list[int] = []
@@ -80,7 +81,7 @@ def running_server(
             allow_client_configs=allow_client_configs,
             ready=lambda port: (ports.append(port), ready.set()),
             stop=stop,
-            settings=ServerSettings(**settings),  # type: ignore[arg-type]
+            settings=ServerSettings(**({"allowed_modules": ("gadgets", "tests")} | settings)),  # type: ignore[arg-type]
         )
 
     thread = threading.Thread(target=run, name="server")

@@ -20,6 +20,7 @@ from tests.training.conftest import ANNOTATED, MANY_COILS, NORMAL, OTHER_ACQUISI
 from tests.training.data.fastmri_files import KNEE, Volume
 from training.data.case_file import CaseFile
 from training.data.fastmri import FastMriJob, FastMriSettings, published_split
+from training.data.fastmri_file import FastMriVolume
 from training.data.fastmri_plus import Mark, Study
 from training.data.jobs import do
 
@@ -206,6 +207,18 @@ def test_memory_does_not_grow_with_the_volume(tmp_path):
         command = [sys.executable, "-c", program, *arguments, "-o", str(tmp_path / f"{slices}-out")]
         used.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
     assert used[1] - used[0] < 100
+
+
+@pytest.mark.parametrize("name", ["reconstruction_rss", "ismrmrd_header", "kspace"])
+def test_a_group_in_place_of_an_array_is_a_sentence(tmp_path, name):
+    volume = Volume()
+    path = volume.write(tmp_path)
+    with h5py.File(path, "a") as file:
+        if name in file:
+            del file[name]
+        file.create_group(name)
+    with pytest.raises(InputError, match=volume.name):
+        FastMriVolume(path)
 
 
 def test_fastmris_own_split_is_taken(fastmri, tmp_path, capsys):

@@ -190,3 +190,14 @@ def test_real_heads(shared_data, name):
         assert sum(len(part) > 0 for part in boxes) >= 10
         lesion, rest = grid.magnitude[grid.mask], grid.magnitude[(grid.magnitude > 0.1) & ~grid.mask]
         assert float(lesion.median()) > 1.1 * float(rest.median())  # lesions are bright in FLAIR
+
+
+@pytest.mark.parametrize("place", [4, 20, 70, 300])
+def test_a_rotten_volume_is_skipped_whatever_is_rotten_in_it(tmp_path, place):
+    image, _ = head()
+    nibabel.save(image, tmp_path / "sub_t1.nii.gz")
+    data = bytearray((tmp_path / "sub_t1.nii.gz").read_bytes())
+    data[place : place + 40] = bytes(reversed(data[place : place + 40]))
+    (tmp_path / "sub_t1.nii.gz").write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_volume(tmp_path / "sub_t1.nii.gz", "brain")
