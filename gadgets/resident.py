@@ -147,7 +147,7 @@ class _Bundles:
         if any(Path(name).resolve().is_relative_to(folder) for folder in self._folders):
             return scan
         raise InputError(
-            f"the bundle {name!r} is neither a shipped one, nor in a folder that this process was given (--bundles)"
+            f"there is no bundle {name!r} among the shipped ones, nor in a folder that this process was given (--bundles)"
         )
 
 

@@ -36,7 +36,9 @@ class Backlog:
         self._reader = 0
         self._changed = threading.Condition()
 
-    def __len__(self) -> int:
+    @property
+    def not_given(self) -> int:
+        """How many messages wait."""
         return self._forgotten + len(self._messages) - self._given
 
     def put(self, message: Message) -> None:

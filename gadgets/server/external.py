@@ -54,7 +54,7 @@ class ExternalNode:
     @property
     def waiting(self) -> int:
         """How many messages the process has not taken yet."""
-        return len(self._backlog)
+        return self._backlog.not_given
 
     def start(self) -> None:
         """Reach for the process."""
