@@ -147,7 +147,8 @@ class _Bundles:
         if any(Path(name).resolve().is_relative_to(folder) for folder in self._folders):
             return scan
         raise InputError(
-            f"there is no bundle {name!r} among the shipped ones, nor in a folder that this process was given (--bundles)"
+            f"there is no bundle {name!r} among the shipped ones, "
+            "nor in a folder that this process was given (--bundles)"
         )
 
 
@@ -166,34 +167,38 @@ def _session(
     connected: socket.socket, peer: object, admission: Admission, may_use: _Bundles, observers: Sequence[Observer]
 ) -> None:
     """One scan, from the handshake to CLOSE; nothing that happens in it concerns the others."""
+    try:
+        with connected:
+            _scan(connected, peer, may_use, observers)
+    finally:
+        admission.end()
+
+
+def _scan(connected: socket.socket, peer: object, may_use: _Bundles, observers: Sequence[Observer]) -> None:
     started = time.monotonic()
-    with connected:
-        try:
-            connection = GadgetConnection.accept(connected)
-        except (OSError, PassError) as error:  # PeerLost is an OSError
-            _log.error("connection from %s ended: %s", peer, error)
-            return
-        connection.scan_id = connection.scan_id or new_scan_id()
-        SCAN_ID.set(connection.scan_id)
-        _log.info("scan %s from %s", connection.scan_id, peer)
-        observed = Observers(observers, connection.scan_id, lambda said: _log.warning("not observed: %s", said))
-        observed.began(b"", connection.header, lambda: connection.waiting)
-        connection.on_sent = lambda frame: observed.sent(Message(U16.unpack_from(frame)[0], frame[U16.size :]))
-        outcome: Outcome = "failed"
-        try:
-            succeeded = converse(
-                connection, lambda scan: _all_stages(may_use.checked(scan), connection), whole_chain=True
-            )
-            for failure in connection.failures:
-                observed.told("warning" if failure.severity == "warning" else "error", failure.message)
-            errors = any(failure.severity != "warning" for failure in connection.failures)
-            outcome = "failed" if not succeeded else "with_errors" if errors else "ok"
-        except (OSError, PassError, RuntimeError) as error:  # RuntimeError: no more threads
-            outcome = "cut"
-            _log.error("scan %s ended: %s", connection.scan_id, error)
-        finally:
-            observed.ended(outcome, time.monotonic() - started)
-            admission.end()
+    try:
+        connection = GadgetConnection.accept(connected)
+    except (OSError, PassError) as error:  # PeerLost is an OSError
+        _log.error("connection from %s ended: %s", peer, error)
+        return
+    connection.scan_id = connection.scan_id or new_scan_id()
+    SCAN_ID.set(connection.scan_id)
+    _log.info("scan %s from %s", connection.scan_id, peer)
+    observed = Observers(observers, connection.scan_id, lambda said: _log.warning("not observed: %s", said))
+    observed.began(b"", connection.header, lambda: connection.waiting)
+    connection.on_sent = lambda frame: observed.sent(Message(U16.unpack_from(frame)[0], frame[U16.size :]))
+    outcome: Outcome = "failed"
+    try:
+        succeeded = converse(connection, lambda scan: _all_stages(may_use.checked(scan), connection), whole_chain=True)
+        for failure in connection.failures:
+            observed.told("warning" if failure.severity == "warning" else "error", failure.message)
+        errors = any(failure.severity != "warning" for failure in connection.failures)
+        outcome = "failed" if not succeeded else "with_errors" if errors else "ok"
+    except (OSError, PassError, RuntimeError) as error:  # RuntimeError: no more threads
+        outcome = "cut"
+        _log.error("scan %s ended: %s", connection.scan_id, error)
+    finally:
+        observed.ended(outcome, time.monotonic() - started)
 
 
 def whole_chain(connection: Connection) -> None:

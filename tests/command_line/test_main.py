@@ -109,10 +109,12 @@ def test_debug_shows_the_traceback(failing):
         command_line.main(["--debug", "serve"])
 
 
-def test_a_bug_is_not_hidden_behind_a_sentence(failing):
+def test_a_bug_is_called_one_and_debug_tells_where(failing, capsys):
     failing(ZeroDivisionError("a bug"))
+    assert command_line.main(["serve"]) == 1
+    assert "a fault of the program (ZeroDivisionError: a bug" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
-        command_line.main(["serve"])
+        command_line.main(["--debug", "serve"])
 
 
 @pytest.fixture(params=["bash", "zsh", "fish"])

@@ -57,7 +57,7 @@ def test_names_of_configurations_tell_no_folder(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("bundle", ["/etc", "../../secret", "/etc/passwd"])
 def test_a_scan_may_name_bundles_but_no_folders(tmp_path: Path, bundle: str) -> None:
     may_use = _Bundles("auto", [tmp_path])
-    with pytest.raises(InputError, match="is neither a shipped one, nor in a folder that this process was given"):
+    with pytest.raises(InputError, match="among the shipped ones, nor in a folder that this process was given"):
         may_use.checked(ScanContext(header(), Properties(bundle=bundle)))
     for fine in ("auto", "classical", "brain-t1-4x", str(tmp_path / "mine")):
         may_use.checked(ScanContext(header(), Properties(bundle=fine)))

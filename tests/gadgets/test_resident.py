@@ -41,7 +41,7 @@ def running() -> Iterator[int]:
         ports.append(bound)
         ready.set()
 
-    options = {"ready": note, "stop": stop, "bundle_folders": [Path(tempfile.gettempdir())]}
+    options = {"ready": note, "stop": stop, "bundle_folders": [Path(tempfile.gettempdir()), Path.cwd()]}
     thread = threading.Thread(target=serve_resident, args=("127.0.0.1", 0), kwargs=options)
     thread.start()
     assert ready.wait(60)

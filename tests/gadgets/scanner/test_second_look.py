@@ -213,7 +213,7 @@ def test_deadline_answers_while_the_image_is_being_made(server, brain, tmp_path,
         return reconstruct(*args, **kwargs)
 
     slow.reconstruct = wait
-    monkeypatch.setitem(pipelines._loaded, ("brain-flair-8x", pipelines._device("auto"), 8.0, False), slow)
+    monkeypatch.setitem(pipelines._loaded, ("brain-flair-8x", pipelines.device_of("auto"), 8.0, False), slow)
     threading.Timer(2.0, release.set).start()
     report = run(port, brain, tmp_path / "out.h5", config=name, acceleration=8.0)
     assert report.errors == []
@@ -237,7 +237,7 @@ def test_scanner_that_goes_away_in_its_second_round_leaves_nothing_behind(brain)
             for place, line in enumerate(lines):
                 (number,) = [
                     number
-                    for number, head in enumerate(map(ismrmrd.AcquisitionHeader.from_buffer_copy, source.heads))
+                    for number, head in enumerate(map(ismrmrd.AcquisitionHeader.from_buffer_copy, source.heads()))
                     if head.idx.slice == 0 and head.idx.kspace_encode_step_1 == line and not head.flags & NOISE
                 ]
                 acquisition = source.acquisition(number)

@@ -91,7 +91,7 @@ def knee_mrd(prepared, tmp_path_factory):
 
 def test_the_header_is_translated(knee_mrd):
     with ScanFile(knee_mrd) as scan:
-        header, heads = scan.header, scan.heads["idx"]
+        header, heads = scan.header, scan.heads()["idx"]
         assert len(scan) == 2 * (368 - 36)
     with h5py.File(knee_mrd) as file:
         assert b"<version>" not in file["dataset/xml"][0]
