@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from pass_recon_cli.load import add_load_options, check_load
 from pass_recon_cli.monitoring import add_monitoring_options, monitored
 from pass_recon_cli.properties import add_memory_option, add_property_options, keep_to_memory, properties_of
 
@@ -38,16 +39,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of bundles that scans may name; repeatable; default: only those that come with the package",
     )
-    parser.add_argument(
-        "--max-scans", type=int, default=16, metavar="N", help="scans at the same time; default: %(default)s"
-    )
-    parser.add_argument(
-        "--drain-seconds",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="how long scans may go on after SIGTERM; new ones are refused; default: %(default)g",
-    )
+    add_load_options(parser)
     add_memory_option(parser)
     add_monitoring_options(parser)
     return parser
@@ -60,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     log_to_stderr(quiet=args.quiet, format=args.log_format)
     keep_to_memory(args)
+    check_load(args)
     properties = properties_of(args)
     started = threading.Event()
 

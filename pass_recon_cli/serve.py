@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pass_recon_cli.load import add_load_options, check_load
 from pass_recon_cli.monitoring import add_monitoring_options, monitored
 from pass_recon_cli.properties import add_memory_option, keep_to_memory
 from pass_recon_cli.spool import add_spool_options, spools
@@ -52,16 +52,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stock-client", action="store_true", help="errors as Text only: the stock client aborts at an Error message"
     )
-    parser.add_argument(
-        "--max-scans", type=int, default=16, metavar="N", help="scans at the same time; default: %(default)s"
-    )
-    parser.add_argument(
-        "--drain-seconds",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="how long scans may go on after SIGTERM; new ones are refused; default: %(default)g",
-    )
+    add_load_options(parser)
     parser.add_argument(
         "--idle-seconds",
         type=float,
@@ -86,18 +77,14 @@ def run(args: argparse.Namespace) -> int:
     from gadgets.server.resident_child import ResidentChild
     from gadgets.server.server import serve
     from gadgets.server.settings import ServerSettings
-    from pass_recon.types import InputError
     from pass_recon_cli.configurations import packaged_configurations
 
     log_to_stderr(quiet=args.quiet, format=args.log_format)
     keep_to_memory(args)
+    check_load(args)
     folders = [*args.configs, packaged_configurations()]
     find(args.default_config, folders)  # complain before a scanner needs it
 
-    if args.max_scans < 0 or not 0 <= args.drain_seconds < math.inf:
-        raise InputError(
-            f"--max-scans {args.max_scans} and --drain-seconds {args.drain_seconds:g} must not be negative"
-        )
     started = threading.Event()
 
     def ready(port: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from pass_recon.bundles import CARD, Bundle, load_bundle, save_bundle, write_card
 from pass_recon.reconstruction.unrolled import UnrolledReconstructor
 from pass_recon.types import InputError
-from training.bundles import forget_unused
+from training.bundles import SHARED, forget_unused
 from training.cards import card_metrics
 from training.engine.run_folder import WEIGHTS, load_weights, read_tensors, settings_of
 from training.stages.anomaly_maps import load_detectors
@@ -125,7 +125,6 @@ def _bundles_in(folder: Path) -> dict[Path, Bundle]:
 
 
 def _saved(changed: Mapping[Path, Bundle], folder: Path) -> list[Path]:
-    shared = ("reconstructor", "general", "backbone", "netad")
-    saved = [save_bundle(bundle, path, half=True, shared=shared, overwrite=True) for path, bundle in changed.items()]
+    saved = [save_bundle(bundle, path, half=True, shared=SHARED, overwrite=True) for path, bundle in changed.items()]
     forget_unused(folder, saved)
     return saved

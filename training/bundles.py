@@ -21,6 +21,9 @@ from training.stages.reconstruction import ReconstructionSettings
 from training.stages.sampling import SamplingSettings
 from training.stages.shared import acceleration_of, bundle_name
 
+SHARED = ("reconstructor", "general", "backbone", "netad")
+"""Files that bundles of one folder have in common."""
+
 
 def train_all(
     recipe: Path, data: Sequence[Path], folder: Path, device: str = "auto", *, changes: Sequence[str] = ()
@@ -113,8 +116,7 @@ def make_bundles(
                 netad=netads.get(examination),
                 card=described(runs, reconstruction, name, measured, recipe, attribution=attribution, licence=licence),
             )
-            shared = ("reconstructor", "backbone", "netad")
-            folders.append(save_bundle(bundle, output / name, half=True, shared=shared, overwrite=True))
+            folders.append(save_bundle(bundle, output / name, half=True, shared=SHARED, overwrite=True))
     forget_unused(output, folders)
     return folders
 

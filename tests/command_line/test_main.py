@@ -148,3 +148,10 @@ def test_bash_completes(line, expected):
     printf '%s\\n' "${{COMPREPLY[@]}}" """
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize("command", ["serve", "resident"])
+@pytest.mark.parametrize("options", [["--max-scans", "0"], ["--drain-seconds", "-1"], ["--drain-seconds", "nan"]])
+def test_limits_that_no_server_can_keep_are_refused(command, options, capsys):
+    assert command_line.main([command, "-p", "0", *options]) == 1
+    assert "--max-scans must be at least 1 and --drain-seconds not negative" in capsys.readouterr().err

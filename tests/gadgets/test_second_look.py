@@ -210,7 +210,8 @@ def test_cap_goes_to_those_that_come_first():
     assert "slice 2 gets 0 of 12" in said(items)[1].message
 
 
-def test_scanner_that_waits_is_answered_at_the_deadline_while_the_image_is_being_made():
+def answered_scanner() -> tuple[Scanner, threading.Event]:
+    """A scanner of two slices, and what is set once both have their second plan."""
     release = threading.Event()
     scanner = Scanner(2)
     take = scanner.take
@@ -221,6 +222,11 @@ def test_scanner_that_waits_is_answered_at_the_deadline_while_the_image_is_being
             release.set()
 
     scanner.take = release_when_answered  # type: ignore[method-assign]
+    return scanner, release
+
+
+def test_scanner_that_waits_is_answered_at_the_deadline_while_the_image_is_being_made():
+    scanner, release = answered_scanner()
     items = run(scanner, Looking(0.9, 0.9, hold_image=release), deadline_ms=50.0)
     assert scanner.plans == {0: [], 1: []}
     reason = "no second look within the deadline of 50 ms"
@@ -231,16 +237,7 @@ def test_scanner_that_waits_is_answered_at_the_deadline_while_the_image_is_being
 
 
 def test_deadline_of_a_whole_scan_counts_from_its_last_slice():
-    release = threading.Event()
-    scanner = Scanner(2)
-    take = scanner.take
-
-    def release_when_answered(item: Any) -> None:
-        take(item)
-        if len(scanner.plans) == 2:
-            release.set()
-
-    scanner.take = release_when_answered  # type: ignore[method-assign]
+    scanner, release = answered_scanner()
     items = run(scanner, Looking(0.1, 0.9, hold_image=release), look="scan", deadline_ms=50.0)
     assert scanner.plans == {0: [], 1: []}
     assert len(images(items)) == 2

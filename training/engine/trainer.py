@@ -30,6 +30,7 @@ from tqdm import tqdm
 from pass_recon.bundles import load_bundle, shipped_bundles
 from pass_recon.bundles.card import CARD
 from pass_recon.types import InputError, PassError
+from training.engine.checkpoints import above, below, load_optimiser_state, optimiser_state
 from training.engine.frozen import learned_state, load_learned_state
 from training.engine.processes import Processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights
@@ -179,10 +180,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint: weights, their average, the optimiser, the step; randomness follows from the step."""
-        tensors = {f"weights.{name}": value for name, value in learned_state(self._plain).items()}
-        tensors |= {f"averaged.{name}": value for name, value in learned_state(self.averaged).items()}
-        for number, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        tensors = above("weights.", learned_state(self._plain)) | above("averaged.", learned_state(self.averaged))
+        tensors |= above("optimiser.", optimiser_state(self._optimiser))
         self.run.save(
             CHECKPOINT,
             tensors,
@@ -201,13 +200,9 @@ class Trainer:
         tensors, about = loaded
         if about["names"] != self._names:
             raise InputError(f"the checkpoint in {self.run.path} holds other networks; give another folder")
-        load_learned_state(self._plain, _below(tensors, "weights."))
-        load_learned_state(self.averaged, _below(tensors, "averaged."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, "optimiser.").items():
-            number, name = key.split(".", 1)
-            state.setdefault(int(number), {})[name] = value
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": state})
+        load_learned_state(self._plain, below(tensors, "weights."))
+        load_learned_state(self.averaged, below(tensors, "averaged."))
+        load_optimiser_state(self._optimiser, below(tensors, "optimiser."))
         self.step, self._sums = int(about["step"]), dict(about["sums"])
         self.run.log("resumed", self.step)
 
@@ -316,7 +311,3 @@ def _groups(objective: nn.Module, settings: TrainingSettings, faster: Mapping[st
         }
         for (times, decays), weights in groups.items()
     ]
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -35,6 +35,7 @@ from training.data.image_pool import KINDS, SIDE, ImagePool, Simulators, public_
 from training.data.painted_blobs import Blobs, recovery
 from training.data.scan_mixture import CoilMixture, LineMixture, MixtureSettings, ScanBatch, ScanMixture
 from training.engine.batches import validation_slices
+from training.engine.checkpoints import above, below, load_optimiser_state, optimiser_state
 from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, opened_run
 from training.engine.settings import TrainingSettings
@@ -347,10 +348,9 @@ class MixtureRun:
 
     def save(self) -> None:
         """Write the checkpoint: weights, their average, the optimiser, and where the run stands."""
-        tensors = {f"weights.{name}": value for name, value in self.objective.reconstructor.state_dict().items()}
-        tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        tensors = above("weights.", self.objective.reconstructor.state_dict())
+        tensors |= above("averaged.", self.averaged.state_dict())
+        tensors |= above("optimiser.", optimiser_state(self.optimiser))
         self.run.save(CHECKPOINT, tensors, {"step": self.step, "spent": self.spent})
 
     def _resume(self) -> None:
@@ -359,13 +359,9 @@ class MixtureRun:
             self.run.log("started", 0, parameters=sum(weight.numel() for weight in self.averaged.parameters()))
             return
         tensors, about = loaded
-        self.objective.reconstructor.load_state_dict(_below(tensors, "weights."))
-        self.averaged.load_state_dict(_below(tensors, "averaged."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, "optimiser.").items():
-            number, name = key.split(".", 1)
-            state.setdefault(int(number), {})[name] = value
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        self.objective.reconstructor.load_state_dict(below(tensors, "weights."))
+        self.averaged.load_state_dict(below(tensors, "averaged."))
+        load_optimiser_state(self.optimiser, below(tensors, "optimiser."))
         self.step, self.spent = int(about["step"]), float(about["spent"])
         self.maker.start_at(self.step)
         self.run.log("resumed", self.step)
@@ -489,21 +485,8 @@ def validated(
 def train_mixture(settings: MixtureTraining, data: Sequence[Path], run_folder: Path, device: str = "auto") -> None:
     """Train, or go on training, one reconstructor for any lines.
 
-    Parameters
-    ----------
-    settings
-        Of the stage.
-    data
-        Prepared datasets; their magnitudes and masks are taken, their coils and phases are not.
-    run_folder
-        Where the run keeps its things.
-    device
-        ``auto``, ``cpu``, ``cuda`` …
-
-    Raises
-    ------
-    InputError
-        If data, settings or an earlier run in the folder do not go together.
+    Of prepared datasets magnitudes and masks are taken, coils and phases are not. Parameters, errors: as
+    `train_reconstruction`.
     """
     with joined_processes(device) as processes, opened_run(run_folder, settings, STAGE) as run:
         if processes.count > 1:
@@ -534,7 +517,3 @@ def filled_pool(settings: MixtureTraining, data: Sequence[Path], device: torch.d
         source.close()
     pool.add("other", public_images(settings.seed), keep=True)
     return pool
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

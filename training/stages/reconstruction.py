@@ -136,9 +136,7 @@ class ReconstructionObjective(nn.Module):
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=generator)
         lines = torch.stack([self._lines(slices, number, generator) for number in range(len(slices.image))])
         lines = lines * slices.reachable  # what was never measured is no line of zeros
-        look = self.look(slices)
-        image, global_image = self.reconstructor(kspace, coil_maps, lines, look)
-        anomaly_map = look(global_image.detach())
+        *_, (image, global_image, anomaly_map) = self.reconstructor.iterate(kspace, coil_maps, lines, self.look(slices))
         parts = {
             "global": (settings.global_weight, self._measure(squared_error(global_image, slices.image)).mean()),
             "image": (settings.image_weight, self._measure(squared_error(image, slices.image)).mean()),
@@ -156,12 +154,7 @@ class ReconstructionObjective(nn.Module):
             known = slices.anomaly_map if slices.anomaly_map is not None else torch.zeros_like(slices.image.real)
             return lambda _: known
         own = [detectors.of(*name) for name in zip(slices.anatomy, slices.contrast, strict=True)]
-
-        @torch.no_grad()
-        def seen(image: Tensor) -> Tensor:
-            return torch.cat([netad.anomaly_map(x[None]) for netad, x in zip(own, image, strict=True)])
-
-        return seen
+        return lambda image: torch.cat([netad.anomaly_map(x[None]) for netad, x in zip(own, image, strict=True)])
 
     def _measure(self, error: Tensor) -> Tensor:
         return decibels(error) if self.settings.loss == "decibels" else error
@@ -231,7 +224,8 @@ def train_reconstruction(
         run.record_data(data)
         torch.manual_seed(settings.seed)
         detectors = TrainedDetectors(settings.netad) if settings.netad else None
-        detect: Detect = simulated_map if detectors is None else detectors
+        # Where the loop looks at reconstructions, nobody needs a map of the slice, and the detectors are on the device.
+        detect: Detect | None = detectors or simulated_map if settings.look == "slice" else None
         trainer = Trainer(
             ReconstructionObjective(settings, detectors),
             settings,
@@ -278,7 +272,7 @@ def mean_psnr(seen: Sequence[ReconstructedSlice]) -> dict[str, float]:
     return {"psnr": sum(item.psnr for item in seen) / len(seen), **means}
 
 
-def _examples(settings: ReconstructionSettings, data: Sequence[Path], detect: Detect) -> list[Slices]:
+def _examples(settings: ReconstructionSettings, data: Sequence[Path], detect: Detect | None) -> list[Slices]:
     examples = validation_slices(open_slices(data, "validation", settings.examinations), settings.validation_slices)
     chance = torch.Generator().manual_seed(0)
-    return [replace(item, anomaly_map=detect(item, chance)) for item in examples]
+    return [item if detect is None else replace(item, anomaly_map=detect(item, chance)) for item in examples]

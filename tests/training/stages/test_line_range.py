@@ -24,6 +24,10 @@ class Seen:
         self.lines.append(lines.detach())
         return self.reconstructor(kspace, coil_maps, lines, *rest)
 
+    def iterate(self, kspace, coil_maps, lines, *rest):
+        self.lines.append(lines.detach())
+        return self.reconstructor.iterate(kspace, coil_maps, lines, *rest)
+
 
 @pytest.fixture
 def cut(batch):

@@ -13,6 +13,7 @@ from pass_recon.types import InputError
 from tests.networks import TINY_BACKBONE
 from tests.training.small import reconstruction_settings, sampling_settings
 from training.engine.run_folder import opened_run
+from training.stages import reconstruction
 from training.stages.anomaly_maps import TrainedDetectors
 from training.stages.netad import STAGE, NetADSettings, save_detectors
 from training.stages.reconstruction import ReconstructionObjective
@@ -94,3 +95,21 @@ def test_the_sampling_loss_weighs_the_chosen_lines_alone(one, runs, monkeypatch)
     reference = (given["map"] * ifft2c(fft2c(error) * chosen[:, None])).abs().square().mean()
     torch.testing.assert_close(losses["lesion"].detach(), reference, rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(losses["image"].detach(), error.abs().square().mean(), rtol=1e-4, atol=1e-9)
+
+
+def test_slices_are_looked_at_where_the_loop_does_not_look_itself(data, tmp_path, monkeypatch, detectors):
+    asked = []
+    monkeypatch.setattr(reconstruction, "TrainedDetectors", lambda _: detectors)
+    monkeypatch.setattr(reconstruction, "Batches", lambda *_, detect, **__: asked.append(detect) or Nothing())
+    for look in ("slice", "reconstruction"):
+        settings = paper(look=look, examinations=("brain-flair",), steps=1)
+        with pytest.raises(StopIteration):
+            reconstruction.train_reconstruction(settings, [data], tmp_path / look, "cpu")
+    assert asked == [detectors, None]
+
+
+class Nothing:
+    """Has no batches: what matters is who was to look at them."""
+
+    def of_step(self):
+        raise StopIteration
