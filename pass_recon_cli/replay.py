@@ -49,8 +49,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         raise InputError(f"no such spool: {args.spool}")
     if not files:
-        complete = len([one for one in scans(folder) if one.suffix == RAW_FILE])
-        sys.stdout.write(f"no scan in {folder} was cut; {complete} are complete, see --all\n")
+        there = scans(folder)
+        complete = sum(one.suffix == RAW_FILE for one in there)
+        going_on = sum(map(_is_under_way, there))
+        sys.stdout.write(f"no scan in {folder} was cut; {complete} are complete, see --all; {going_on} are under way\n")
         return 0
     out = args.out or folder / "images"
     out.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -201,7 +201,9 @@ def test_a_killed_server_leaves_a_scan_that_replay_reconstructs(tmp_path, capsys
         channel.close()
     assert command_line.main(["replay", str(spool), "-o", str(tmp_path / "out"), "--device", "cpu"]) in (0, 1)
     said = capsys.readouterr()
-    (images,) = (tmp_path / "out").glob("*.h5")
+    made = list((tmp_path / "out").glob("*.h5"))
+    assert len(made) == 1, (said, scans(spool), (tmp_path / "log").read_text(encoding="utf-8"))
+    images = made[0]
     assert stat.S_IMODE(images.stat().st_mode) == 0o600
     with h5py.File(images) as file:
         (group,) = file
