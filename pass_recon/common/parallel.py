@@ -137,7 +137,7 @@ def _dask_client(scheduler: str, workers: int) -> Iterator[Any]:
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: two runs at once would quarrel over the usual one
             local_directory=scratch,
             silence_logs=logging.ERROR,
         ) as cluster,

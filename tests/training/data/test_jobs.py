@@ -83,7 +83,7 @@ def test_four_workers_write_the_same_data(reference, tmp_path):
 
 def test_a_dask_cluster_writes_the_same_data(reference, tmp_path):
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0"
     ) as cluster:
         assert cluster.scheduler_address.startswith("tcp://")
         assert main([*ARGUMENTS, "-o", str(tmp_path / "dataset"), "--scheduler", cluster.scheduler_address]) == 0

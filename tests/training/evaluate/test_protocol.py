@@ -195,7 +195,7 @@ def test_done_elsewhere_it_comes_to_the_same(ground, tmp_path, how):
     with ExitStack() as stack:
         if how == "cluster":
             cluster = LocalCluster(
-                n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
+                n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0"
             )
             elsewhere = replace(elsewhere, scheduler=stack.enter_context(cluster).scheduler_address)
         there = evaluate(elsewhere)["groups"][0]["methods"]
