@@ -259,6 +259,10 @@ class SliceDataset(Dataset[Slices]):
         """Label of every item, for samplers that balance them."""
         return [self._file(name).records[index].label for name, index in self.entries]
 
+    def matrices(self) -> list[tuple[int, int]]:
+        """``(ro, pe)`` of every item, for samplers whose batches have one size."""
+        return [(readout, phase) for name, _ in self.entries for readout, phase in [self.cases[name]["shape"]]]
+
     def close(self) -> None:
         """Close the files."""
         while self._files:

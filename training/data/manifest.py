@@ -152,8 +152,18 @@ def training_facts(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
             row = rows.setdefault(key, {**empty, "patients": 0, "slices": 0, "annotated": 0})
             patients.setdefault(key, set()).add(case["patient_id"])
             row["annotated"] += is_annotated(case)
+            for name, sizes in (
+                ("pixel_mm", case.get("pixel_mm", [])),
+                ("measured_lines", [case.get("measured_lines", 0)]),
+            ):
+                row[name] = _span([*row.get(name, []), *(size for size in sizes if size > 0)])
             row["patients"], row["slices"] = len(patients[key]), row["slices"] + case["slices"]
     return list(rows.values())
+
+
+def _span(values: list[float]) -> list[float]:
+    """The smallest and the largest."""
+    return [min(values), max(values)] if values else []
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
@@ -178,6 +188,9 @@ def _entry(path: Path) -> dict[str, Any]:
             "slices": case.shape.slices,
             "coils": case.shape.coils,
             "shape": [case.shape.readout, case.shape.phase],
+            "measured_lines": info.line_range[1] - info.line_range[0],
+            "pixel_mm": [round(size, 4) for size in info.pixel_mm],
+            "slice_mm": info.slice_mm,
             "abnormal_slices": labels[ABNORMAL],
             "normal_slices": labels[NORMAL],
             "boxes": dict(sorted(findings.items())),

@@ -7,6 +7,7 @@ slices at a fraction of the memory. The same cannot be done along phase encoding
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,17 +23,19 @@ from training.engine.settings import TrainingSettings
 
 Detect = Callable[[Slices, torch.Generator], Tensor]
 """A whole slice, and chance, to its anomaly map ``(ro, pe)``."""
+Matrix = tuple[int, int]
+"""``(ro, pe)``."""
 Key = tuple[int, int]
 """Place in the order of all slices ever seen, and number of the slice in its dataset."""
 
 
 class Batches:
-    """Batches of training slices, each source (dataset) as often as any other, whatever their sizes.
+    """Batches of training slices, each of one matrix size, each source (dataset) as often as any other that has it.
 
     Parameters
     ----------
     sources
-        Datasets; slices of one batch must have one size.
+        Datasets.
     settings
         Batch size, accumulation, seed and workers.
     processes
@@ -56,7 +59,7 @@ class Batches:
         detect: Detect | None = None,
     ) -> None:
         self._parts = settings.accumulate
-        order = _Order([len(source) for source in sources], settings, processes, first)
+        order = _Order([source.matrices() for source in sources], settings, processes, first)
         self._loader = DataLoader(
             AugmentedSlices(sources, settings.seed, rows, detect),
             batch_sampler=order,
@@ -77,25 +80,43 @@ class Batches:
 
 
 class _Order(Sampler[list[Key]]):
-    """Keys of batch after batch for one process."""
+    """Keys of batch after batch for one process; ``matrices`` has the size of each source's slices.
 
-    def __init__(self, counts: Sequence[int], settings: TrainingSettings, processes: Processes, first: int) -> None:
-        self._counts, self._settings, self._processes, self._first = counts, settings, processes, first
+    A size comes as often as it does in the sources, spread evenly over the batches of all processes.
+    """
+
+    def __init__(
+        self, matrices: Sequence[Sequence[Matrix]], settings: TrainingSettings, processes: Processes, first: int
+    ) -> None:
+        self._settings, self._processes, self._first = settings, processes, first
+        self._shares: dict[Matrix, float] = {}
+        self._numbers: dict[Matrix, list[list[int]]] = {}
+        before = 0
+        for source in matrices:
+            for matrix, count in Counter(source).items():
+                self._shares[matrix] = self._shares.get(matrix, 0.0) + count / len(source) / len(matrices)
+                members = [before + number for number, found in enumerate(source) if found == matrix]
+                self._numbers.setdefault(matrix, []).append(members)
+            before += len(source)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        settings, count = self._settings, self._processes.count
-        for part in range(self._first * settings.accumulate, settings.steps * settings.accumulate):
-            start = (part * count + self._processes.rank) * settings.batch
-            yield [(place, self._slice(place)) for place in range(start, start + settings.batch)]
+        settings, processes = self._settings, self._processes
+        done = dict.fromkeys(self._shares, 0)
+        begin = self._first * settings.accumulate * processes.count
+        for batch in range(settings.steps * settings.accumulate * processes.count):
+            matrix = max(done, key=lambda matrix: self._shares[matrix] * (batch + 1) - done[matrix])
+            place, within = batch * settings.batch, done[matrix] * settings.batch
+            done[matrix] += 1
+            if batch >= begin and batch % processes.count == processes.rank:
+                yield [(place + item, self._slice(matrix, within + item)) for item in range(settings.batch)]
 
-    def _slice(self, place: int) -> int:
-        """Kinds take turns; within a source all slices come once, in a new order each time round."""
-        turn, source = divmod(place, len(self._counts))
-        size = self._counts[source]
-        lap, offset = divmod(turn, size)
+    def _slice(self, matrix: Matrix, place: int) -> int:
+        """Sources take turns; within a source all slices come once, in a new order each time round."""
+        sources = self._numbers[matrix]
+        turn, source = divmod(place, len(sources))
+        lap, offset = divmod(turn, len(sources[source]))
         shuffled = torch.Generator().manual_seed(mixed_seed(self._settings.seed, "order", source, lap))
-        number = int(torch.randperm(size, generator=shuffled)[offset])
-        return sum(self._counts[:source]) + number
+        return sources[source][int(torch.randperm(len(sources[source]), generator=shuffled)[offset])]
 
 
 class AugmentedSlices(Dataset[Slices]):

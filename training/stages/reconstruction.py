@@ -35,13 +35,13 @@ from training.stages.shared import (
     acceleration_of,
     acs_of,
     bundle_name,
+    chance_of,
     decibels,
     drawn_lines,
     examinations_of,
     lesion_weight,
     squared_error,
     validation_scans,
-    with_a_gradient,
 )
 
 STAGE = "reconstruction"
@@ -134,8 +134,7 @@ class ReconstructionObjective(nn.Module):
         """Losses of a batch; ``loss`` is their weighted mean."""
         settings = self.settings
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=generator)
-        lines = torch.stack([self._lines(slices, number, generator) for number in range(len(slices.image))])
-        lines = lines * slices.reachable  # what was never measured is no line of zeros
+        lines = self._lines(slices, generator)
         *_, (image, global_image, anomaly_map) = self.reconstructor.iterate(kspace, coil_maps, lines, self.look(slices))
         parts = {
             "global": (settings.global_weight, self._measure(squared_error(global_image, slices.image)).mean()),
@@ -144,7 +143,6 @@ class ReconstructionObjective(nn.Module):
         }
         total = sum(weight for weight, _ in parts.values())
         loss = torch.stack([weight * value / total for weight, value in parts.values()]).sum()
-        loss = with_a_gradient(loss, (population.logits for population in self._populations()))
         return {"loss": loss, **{name: value for name, (_, value) in parts.items()}}
 
     def look(self, slices: Slices) -> Callable[[Tensor], Tensor]:
@@ -166,12 +164,13 @@ class ReconstructionObjective(nn.Module):
         has_lesion = weight.flatten(1).sum(1) >= 1
         return decibels(squared_error(image, slices.image, weight)).where(has_lesion, 0.0).mean()
 
-    def chosen_lines(self, name: str, pe: int) -> Tensor:
-        """``(pe,)`` bool: the plan of the population."""
+    def chosen_lines(self, name: str, pe: int, reachable: Tensor | None = None) -> Tensor:
+        """``(pe,)`` bool: the plan of the population, of reachable lines ``(pe,)``."""
         population = self.populations[name]
         acceleration = acceleration_of(name)
         logits: Tensor = population(pe)
-        return select_lines(logits.detach().cpu(), acs_of(pe, acceleration), line_budget(pe, acceleration))
+        budget = line_budget(pe, acceleration)
+        return select_lines(logits.detach().cpu(), acs_of(pe, acceleration), budget, reachable)
 
     def _take_lines(self, sampling: str) -> None:
         """Populations of stage 2, drawn with little doubt: all but the last lines chosen are nearly always the same."""
@@ -180,18 +179,21 @@ class ReconstructionObjective(nn.Module):
             population.load_state_dict({"logits": _FIRMER * logits})
         self.populations.requires_grad_(False)
 
-    def _populations(self) -> list[PopulationLogits]:
-        return [module for module in self.populations.values() if isinstance(module, PopulationLogits)]
-
-    def _lines(self, slices: Slices, number: int, generator: torch.Generator | None) -> Tensor:
-        examinations = self.settings.accelerations
-        device = slices.image.device
-        acceleration = examinations[int(torch.randint(len(examinations), (1,), generator=generator, device=device))]
-        name = bundle_name(examinations_of(slices)[number], acceleration)
-        if name not in self.populations:
-            raise InputError(f"{slices.case[number]} is {name}, which is not among {', '.join(self.populations)}")
-        logits = self.populations[name](slices.image.shape[-1])
-        return drawn_lines(logits, acceleration, self.reconstructor.damping, generator)
+    def _lines(self, slices: Slices, generator: torch.Generator | None) -> Tensor:
+        """Lines ``(b, pe)``, each slice at an acceleration drawn for it, among those that were measured."""
+        settings, names = self.settings, list(self.populations)
+        draw = chance_of(generator)
+        numbers = torch.randint(len(settings.accelerations), (len(slices.image),), generator=draw).tolist()
+        accelerations = [settings.accelerations[number] for number in numbers]
+        wanted = [bundle_name(*pair) for pair in zip(examinations_of(slices), accelerations, strict=True)]
+        for case, name in zip(slices.case, wanted, strict=True):
+            if name not in self.populations:
+                raise InputError(f"{case} is {name}, which is not among {', '.join(names)}")
+        # All of them take part, so that processes that train together agree on what has a gradient.
+        logits = torch.stack([population(slices.image.shape[-1]) for population in self.populations.values()])
+        logits = logits[torch.tensor([names.index(name) for name in wanted], device=logits.device)]
+        damping = self.reconstructor.damping
+        return drawn_lines(logits, accelerations, damping, generator, reachable=slices.reachable)
 
 
 def train_reconstruction(
@@ -259,7 +261,7 @@ def reconstructed(
     """Whole slices from the population's lines at every acceleration."""
     settings, results = objective.settings, []
     for scan in validation_scans(examples, settings.accelerations, settings.noise, device):
-        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1]) & scan.slices.reachable[0].cpu()
+        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1], scan.slices.reachable[0].cpu())
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), objective.look(scan.slices))
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines))
     return results

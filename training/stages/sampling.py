@@ -42,6 +42,7 @@ from training.stages.shared import (
     acceleration_of,
     acs_of,
     bundle_name,
+    chance_of,
     decibels,
     examinations_of,
     squared_error,
@@ -141,7 +142,7 @@ class SamplingObjective(nn.Module):
     def forward(self, slices: Slices, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Losses of a batch, averaged over the accelerations."""
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=self.settings.noise, generator=generator)
-        draw = torch.Generator().manual_seed(0 if generator is None else generator.initial_seed() % 2**62)
+        draw = chance_of(generator)
         rows = [chosen_rows(image, mask, self.settings.rows, draw) for image, mask in _pairs(slices)]
         noise = kspace - slices.kspace(noise=0.0)
         measured, noise = (fft1c(_on_rows(ifft1c(x, -2), rows), -2) for x in (kspace, noise))
@@ -150,7 +151,7 @@ class SamplingObjective(nn.Module):
         parts: dict[str, list[Tensor]] = {"image": [], "lesion": []}
         for acceleration in self.settings.accelerations:
             logits, acs_map = self.line_logits(slices, kspace, coil_maps, acceleration)
-            lines = self._explored(logits, acceleration, generator) * slices.reachable
+            lines = self._explored(logits, acceleration, slices.reachable, generator)
             seen = _on_rows(acs_map, rows)
             fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
             image, _ = self.reconstructor(fair, maps, lines, lambda _, seen=seen: seen)
@@ -187,13 +188,16 @@ class SamplingObjective(nn.Module):
             return torch.zeros_like(image.real)
         return slices.anomaly_map[number]
 
-    def _explored(self, logits: Tensor, acceleration: float, generator: torch.Generator | None) -> Tensor:
-        """The best lines of shaken logits, as 0 and 1 with the gradient of their probabilities."""
+    def _explored(
+        self, logits: Tensor, acceleration: float, reachable: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """The best measured lines of shaken logits, as 0 and 1 with the gradient of their probabilities."""
         acs = acs_of(logits.shape[-1], acceleration)
         budget = line_budget(logits.shape[-1], acceleration)
         shaken = torch.randn(logits.shape, generator=generator, device=logits.device) * self.settings.exploration
-        lines = select_lines(logits.detach() + shaken, acs, budget)
-        probabilities = line_probabilities(logits, acs.to(logits.device), budget)
+        last = torch.finfo(logits.dtype).min  # chosen where fewer lines were measured than the budget, and then dropped
+        lines = select_lines((logits.detach() + shaken).masked_fill(~reachable, last), acs, budget) & reachable
+        probabilities = line_probabilities(logits, acs, budget, reachable=reachable)
         return straight_through(lines, probabilities, self.reconstructor.damping)
 
 
@@ -284,10 +288,8 @@ def planned(
         logits, seen = objective.line_logits(scan.slices, scan.kspace, scan.coil_maps, scan.acceleration)
         if not personal:
             logits = objective.sampler(scan.bundle).population(pe)[None]
-        lines = (
-            select_lines(logits, acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration))
-            & scan.slices.reachable
-        )
+        acs, budget = acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration)
+        lines = select_lines(logits, acs, budget, scan.slices.reachable[0].cpu())
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines, lambda _, seen=seen: seen)
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines[0].cpu()))
     return results

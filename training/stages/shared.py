@@ -37,17 +37,42 @@ def acs_of(pe: int, acceleration: float) -> Tensor:
     return acs_mask(pe, acs_count(pe, acs_fraction(acceleration)))
 
 
+def chance_of(generator: torch.Generator | None) -> torch.Generator:
+    """Chance on the CPU that follows from a generator of any device, so that the host need not wait for that."""
+    return torch.Generator().manual_seed(0 if generator is None else generator.initial_seed() % 2**62)
+
+
 def drawn_lines(
-    logits: Tensor, acceleration: float, damping: float, generator: torch.Generator | None = None
+    logits: Tensor,
+    accelerations: Sequence[float],
+    damping: float | Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    reachable: Tensor | None = None,
 ) -> Tensor:
-    """Lines drawn by their logits ``(..., pe)``, as 0 and 1 with the gradient of their probabilities (LOUPE)."""
+    """Lines drawn by their logits ``(b, pe)``, as 0 and 1 with the gradient of their probabilities (LOUPE).
+
+    Parameters
+    ----------
+    logits
+        ``(b, pe)``.
+    accelerations
+        Of each of the b.
+    damping
+        As `straight_through` takes it.
+    generator
+        On the device of the logits.
+    reachable
+        ``(b, pe)`` bool: the lines that were measured; the budget is drawn among them. All by default.
+    """
     pe = logits.shape[-1]
-    acs = acs_of(pe, acceleration).to(logits.device)
-    probabilities = line_probabilities(logits, acs, line_budget(pe, acceleration))
+    acs = torch.stack([acs_of(pe, acceleration) for acceleration in accelerations])
+    budgets = torch.tensor([line_budget(pe, acceleration) for acceleration in accelerations])
+    probabilities = line_probabilities(logits, acs, budgets, reachable=reachable)
     return straight_through(draw_lines(probabilities.detach(), generator), probabilities, damping)
 
 
-def with_fair_noise(kspace: Tensor, noise: Tensor, lines: Tensor, damping: float) -> Tensor:
+def with_fair_noise(kspace: Tensor, noise: Tensor, lines: Tensor, damping: float | Tensor) -> Tensor:
     """The same k-space, with a gradient of lines that does not hold their noise against those acquired.
 
     An image follows the noise n of an acquired line by n / (1 + λ), so that of its residual −n λ / (1 + λ) is left, and

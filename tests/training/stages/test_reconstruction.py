@@ -15,6 +15,7 @@ import torch
 
 from pass_recon.sampling.budget import line_budget
 from pass_recon.sampling.lines import select_lines
+from pass_recon_cli.main import main
 from tests.training.small import (
     EXAMINATIONS,
     LINES,
@@ -23,7 +24,7 @@ from tests.training.small import (
     stopped_after,
 )
 from training.data.dataset import collate, open_slices
-from training.engine.run_folder import load_weights
+from training.engine.run_folder import WEIGHTS, load_weights, read_tensors
 from training.stages.reconstruction import ReconstructionObjective, train_reconstruction
 from training.stages.sampling import (
     train_sampling,
@@ -95,6 +96,14 @@ def test_stage_1_again_takes_the_lines_of_stage_2_and_leaves_them(runs, data, tm
         logits = load_weights(runs / "sampling", f"samplers.{name}.population.")["logits"]
         assert torch.equal(objective.chosen_lines(name, LINES), select_lines(logits, acs, budget))
         torch.testing.assert_close(objective.populations[name].logits, 8 * logits)
+
+
+def test_matrices_of_several_sizes_are_trained_on_together(data, tmp_path):
+    narrow = ["--simulated", "3", "--matrix", "48", "33", "--coils", "3", "--slices", "2", "--split", "0.5", "0.5", "0"]
+    assert main(["train", "prepare", *narrow, "--workers", "1", "-o", str(tmp_path / "narrow")]) == 0
+    settings = reconstruction_settings(steps=6, validation_slices=3)
+    train_reconstruction(settings, [data, tmp_path / "narrow"], tmp_path / "run", "cpu")
+    assert {"brain-flair-4x", "knee-pd-8x"} <= set(read_tensors(tmp_path / "run" / WEIGHTS)[1])
 
 
 def test_both_stages_go_on_bit_for_bit(runs, data, tmp_path):

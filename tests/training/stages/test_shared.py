@@ -16,7 +16,7 @@ from training.stages.shared import decibels, drawn_lines, squared_error, with_fa
 
 def test_drawn_lines_keep_the_acs_and_the_budget_on_average():
     logits = torch.zeros(2000, LINES, requires_grad=True)
-    lines = drawn_lines(logits, 4.0, 0.2, torch.Generator().manual_seed(0))
+    lines = drawn_lines(logits, [4.0] * 2000, 0.2, torch.Generator().manual_seed(0))
     assert set(lines.detach().unique().tolist()) == {0.0, 1.0}
     assert float(lines.detach().sum(-1).mean()) == pytest.approx(LINES / 4, abs=0.2)
     assert all(calibration_width(row > 0) >= 4 for row in lines.detach()[:20])
