@@ -29,18 +29,17 @@ from training.engine.processes import joined_processes
 from training.engine.run_folder import load_weights, opened_run
 from training.engine.settings import RunPath, TrainingSettings
 from training.engine.trainer import Trainer
-from training.engine.validation import ReconstructedSlice, write_validation_figure
+from training.engine.validation import ReconstructedSlice, mean_quality, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
+from training.stages.errors import ERRORS, LossName, squared_error
 from training.stages.shared import (
     acceleration_of,
     acs_of,
     bundle_name,
     chance_of,
-    decibels,
     drawn_lines,
     examinations_of,
     lesion_weight,
-    squared_error,
     validation_scans,
 )
 
@@ -74,8 +73,8 @@ class ReconstructionSettings(TrainingSettings):
     weights_rate
         Learning rate of λ₁ and λ₂, as a multiple.
     loss
-        ``decibels`` of the squared errors, or the ``squared`` errors of the paper, whose lesion term is
-        ``‖map ⊙ (x − truth)‖²``.
+        ``decibels`` of the squared errors, the ``squared`` errors of the paper, whose lesion term is
+        ``‖map ⊙ (x − truth)‖²``, the absolute error ``l1``, or 1 − ``ssim``.
     netad
         Run folder of detectors whose maps the enhancer sees; empty for a simulated detector.
     look
@@ -98,7 +97,7 @@ class ReconstructionSettings(TrainingSettings):
     lesion_weight: float = 1.0
     lines_rate: float = 10.0
     weights_rate: float = 10.0
-    loss: Literal["decibels", "squared"] = "decibels"
+    loss: LossName = "decibels"
     netad: RunPath = ""
     look: Literal["slice", "reconstruction"] = "slice"
     sampling: RunPath = ""
@@ -136,9 +135,10 @@ class ReconstructionObjective(nn.Module):
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=generator)
         lines = self._lines(slices, generator)
         *_, (image, global_image, anomaly_map) = self.reconstructor.iterate(kspace, coil_maps, lines, self.look(slices))
+        error = ERRORS[settings.loss]
         parts = {
-            "global": (settings.global_weight, self._measure(squared_error(global_image, slices.image)).mean()),
-            "image": (settings.image_weight, self._measure(squared_error(image, slices.image)).mean()),
+            "global": (settings.global_weight, error(global_image, slices.image).mean()),
+            "image": (settings.image_weight, error(image, slices.image).mean()),
             "lesion": (settings.lesion_weight, self._lesion(image, slices, anomaly_map)),
         }
         total = sum(weight for weight, _ in parts.values())
@@ -154,15 +154,12 @@ class ReconstructionObjective(nn.Module):
         own = [detectors.of(*name) for name in zip(slices.anatomy, slices.contrast, strict=True)]
         return lambda image: torch.cat([netad.anomaly_map(x[None]) for netad, x in zip(own, image, strict=True)])
 
-    def _measure(self, error: Tensor) -> Tensor:
-        return decibels(error) if self.settings.loss == "decibels" else error
-
     def _lesion(self, image: Tensor, slices: Slices, anomaly_map: Tensor) -> Tensor:
         if self.settings.loss == "squared":
             return squared_error(anomaly_map * image, anomaly_map * slices.image).mean()
         weight = lesion_weight(slices, anomaly_map)
         has_lesion = weight.flatten(1).sum(1) >= 1
-        return decibels(squared_error(image, slices.image, weight)).where(has_lesion, 0.0).mean()
+        return ERRORS[self.settings.loss](image, slices.image, weight).where(has_lesion, 0.0).mean()
 
     def chosen_lines(self, name: str, pe: int, reachable: Tensor | None = None) -> Tensor:
         """``(pe,)`` bool: the plan of the population, of reachable lines ``(pe,)``."""
@@ -239,7 +236,7 @@ def train_reconstruction(
                 "reconstructor.enhancer_parameter": settings.weights_rate,
             },
         )
-        sources = open_slices(data, "train", settings.examinations)
+        sources = open_slices(data, "train", settings.examinations, fraction=settings.fraction)
         batches = Batches(sources, settings, processes, first=trainer.step, rows=settings.rows, detect=detect)
         examples = _examples(settings, data, detect)
         for step in trainer.steps():
@@ -250,8 +247,9 @@ def train_reconstruction(
                 objective = trainer.averaged.module
                 assert isinstance(objective, ReconstructionObjective)
                 seen = reconstructed(objective, examples, processes.device)
-                write_validation_figure(run.figure(trainer.epoch()), seen, f"step {trainer.step}")
-                trainer.keep(**mean_psnr(seen))
+                figure, quality = run.figure(trainer.epoch()), mean_quality(seen)
+                write_validation_figure(figure, seen, f"step {trainer.step}")
+                trainer.keep(quality, score=quality["psnr"], figure=figure)
 
 
 @torch.no_grad()
@@ -265,13 +263,6 @@ def reconstructed(
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), objective.look(scan.slices))
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines))
     return results
-
-
-def mean_psnr(seen: Sequence[ReconstructedSlice]) -> dict[str, float]:
-    """Mean PSNR in dB of each bundle's slices, and of all."""
-    names = sorted({item.name for item in seen})
-    means = {name: sum(x.psnr for x in seen if x.name == name) / sum(x.name == name for x in seen) for name in names}
-    return {"psnr": sum(item.psnr for item in seen) / len(seen), **means}
 
 
 def _examples(settings: ReconstructionSettings, data: Sequence[Path], detect: Detect | None) -> list[Slices]:

@@ -13,9 +13,6 @@ from pass_recon.sampling.lines import acs_mask
 from pass_recon.sampling.population import draw_lines, line_probabilities, straight_through
 from training.data.dataset import Slices, collate
 
-# An error this small, 80 dB below the peak, is as good as none: the logarithm stops there.
-_SMALLEST = 1e-8
-
 
 def bundle_name(examination: str, acceleration: float) -> str:
     """For example ``brain-t1-4x`` of the examination ``brain-t1``."""
@@ -97,19 +94,6 @@ def with_fair_noise(kspace: Tensor, noise: Tensor, lines: Tensor, damping: float
 def with_a_gradient(loss: Tensor, logits: Iterable[Tensor]) -> Tensor:
     """The same loss, in which all logits take part: processes that train together must agree on what has a gradient."""
     return loss + 0 * torch.stack([each.sum() for each in logits]).sum()
-
-
-def squared_error(image: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean ``|image − truth|²`` of each slice ``(b, ro, pe)``, weighted by ``(b, ro, pe)``; 0 where all weights are."""
-    error = torch.view_as_real(image - truth).square().sum(-1)
-    if weight is None:
-        return error.mean((-2, -1))
-    return (error * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1.0)
-
-
-def decibels(error: Tensor) -> Tensor:
-    """``10 log₁₀`` of squared errors: −PSNR of images that peak at 1."""
-    return 10 * error.clamp(min=_SMALLEST).log10()
 
 
 class ValidationScan(NamedTuple):

@@ -136,3 +136,8 @@ def test_two_processes_average_to_the_gradient_of_a_doubled_batch(data, batch, t
         torch.testing.assert_close(together[name], weight.grad, atol=1e-4 * largest, rtol=1e-3, msg=name)
     assert (tmp_path / "run" / "weights.safetensors").is_file()
     assert (tmp_path / "run" / "log.jsonl").read_text().count('"started"') == 1
+    for rank in (0, 1):
+        told = json.loads((tmp_path / f"messages_{rank}.json").read_text())
+        # The second step also agrees on how gradients are packed. After it: one package of gradients, and nothing else.
+        assert told["sent"][2:] == [{"c10d::allreduce_": 1}] * 3
+        assert told["stopped"] == 5  # told after the fourth step, and all know with the gradients of the fifth
