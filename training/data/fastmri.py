@@ -90,6 +90,14 @@ class FastMriJob:
         """The file's name without ending."""
         return self.path.stem
 
+    def size(self) -> int:
+        """From the shape of its k-space."""
+        with FastMriVolume(self.path) as volume:
+            if self.settings.acquisitions and volume.acquisition not in self.settings.acquisitions:
+                return 0
+            shape = CaseShape(*volume.shape[:2], *self._matrix(volume))
+        return shape.stored_bytes(measured=not self.settings.resimulate)
+
     def fingerprint(self) -> str:
         """Of the file, the settings and its annotations."""
         return fingerprint_of(self.path, self.settings, self.study)
