@@ -1,4 +1,4 @@
-"""Which slices each step sees: decided by the seed and the number of the step alone, so that a run can be resumed.
+"""Batches of training slices, augmented: decided by the seed and the number of the step alone, so that runs can go on.
 
 Crops are cut along the readout only. The readout is fully sampled, so after its Fourier transform every row of the
 image is a problem by itself: a crop of some rows with all phase-encoding lines is exact, and trains as well as whole
@@ -7,26 +7,22 @@ slices at a fraction of the memory. The same cannot be done along phase encoding
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from pass_recon.phantom.draws import mixed_seed
 from training.data.dataset import SliceDataset, Slices, collate
+from training.engine.order import Key, Order
 from training.engine.processes import Processes
-from training.engine.settings import TrainingSettings
+from training.engine.settings import ReadingSettings, TrainingSettings
 
 Detect = Callable[[Slices, torch.Generator], Tensor]
 """A whole slice, and chance, to its anomaly map ``(ro, pe)``."""
-Matrix = tuple[int, int]
-"""``(ro, pe)``."""
-Key = tuple[int, int]
-"""Place in the order of all slices ever seen, and number of the slice in its dataset."""
 
 
 class Batches:
@@ -51,7 +47,7 @@ class Batches:
     def __init__(
         self,
         sources: Sequence[SliceDataset],
-        settings: TrainingSettings,
+        settings: ReadingSettings,
         processes: Processes,
         *,
         first: int = 0,
@@ -59,7 +55,7 @@ class Batches:
         detect: Detect | None = None,
     ) -> None:
         self._parts = settings.accumulate
-        order = _Order([source.matrices() for source in sources], settings, processes, first)
+        order = Order(sources, settings, processes, first)
         self._loader = DataLoader(
             AugmentedSlices(sources, settings.seed, rows, detect),
             batch_sampler=order,
@@ -77,46 +73,6 @@ class Batches:
             self._items = iter(self._loader)
         for _ in range(self._parts):
             yield next(self._items).to(self._device, non_blocking=True)
-
-
-class _Order(Sampler[list[Key]]):
-    """Keys of batch after batch for one process; ``matrices`` has the size of each source's slices.
-
-    A size comes as often as it does in the sources, spread evenly over the batches of all processes.
-    """
-
-    def __init__(
-        self, matrices: Sequence[Sequence[Matrix]], settings: TrainingSettings, processes: Processes, first: int
-    ) -> None:
-        self._settings, self._processes, self._first = settings, processes, first
-        self._shares: dict[Matrix, float] = {}
-        self._numbers: dict[Matrix, list[list[int]]] = {}
-        before = 0
-        for source in matrices:
-            for matrix, count in Counter(source).items():
-                self._shares[matrix] = self._shares.get(matrix, 0.0) + count / len(source) / len(matrices)
-                members = [before + number for number, found in enumerate(source) if found == matrix]
-                self._numbers.setdefault(matrix, []).append(members)
-            before += len(source)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        settings, processes = self._settings, self._processes
-        done = dict.fromkeys(self._shares, 0)
-        begin = self._first * settings.accumulate * processes.count
-        for batch in range(settings.steps * settings.accumulate * processes.count):
-            matrix = max(done, key=lambda matrix: self._shares[matrix] * (batch + 1) - done[matrix])
-            place, within = batch * settings.batch, done[matrix] * settings.batch
-            done[matrix] += 1
-            if batch >= begin and batch % processes.count == processes.rank:
-                yield [(place + item, self._slice(matrix, within + item)) for item in range(settings.batch)]
-
-    def _slice(self, matrix: Matrix, place: int) -> int:
-        """Sources take turns; within a source all slices come once, in a new order each time round."""
-        sources = self._numbers[matrix]
-        turn, source = divmod(place, len(sources))
-        lap, offset = divmod(turn, len(sources[source]))
-        shuffled = torch.Generator().manual_seed(mixed_seed(self._settings.seed, "order", source, lap))
-        return sources[source][int(torch.randperm(len(sources[source]), generator=shuffled)[offset])]
 
 
 class AugmentedSlices(Dataset[Slices]):

@@ -101,6 +101,29 @@ class TrainingSettings:
             raise InputError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
 
 
+@checked
+@dataclass(frozen=True)
+class ReadingSettings(TrainingSettings):
+    """Of stages that read k-space slice by slice.
+
+    Attributes
+    ----------
+    order
+        ``slices``: all are shuffled; ``cases``: each process goes through case files of its own, some at a time, and
+        shuffles the slices of those, which reads every file in one go.
+    cases_at_once
+        Case files whose slices are mixed with ``order=cases``.
+    """
+
+    order: Literal["slices", "cases"] = "slices"
+    cases_at_once: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cases_at_once < 1:
+            raise InputError(f"cases_at_once must be at least 1, got {self.cases_at_once}")
+
+
 def run_settings(settings_class: type[TrainingSettings]) -> list[str]:
     """The settings that are folders of other runs."""
     hints = get_type_hints(settings_class, include_extras=True)

@@ -27,7 +27,7 @@ from training.data.dataset import Slices, open_slices
 from training.engine.batches import Batches, Detect, step_generator, validation_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import load_weights, opened_run
-from training.engine.settings import RunPath, TrainingSettings
+from training.engine.settings import ReadingSettings, RunPath
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, mean_quality, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
@@ -51,7 +51,7 @@ _FIRMER = 8.0
 
 @checked
 @dataclass(frozen=True)
-class ReconstructionSettings(TrainingSettings):
+class ReconstructionSettings(ReadingSettings):
     """Stage 1.
 
     Attributes

@@ -33,7 +33,7 @@ from training.data.dataset import Slices, collate, open_slices
 from training.engine.batches import Batches, chosen_rows, step_generator, validation_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import load_weights, opened_run, settings_of
-from training.engine.settings import RunPath, TrainingSettings
+from training.engine.settings import ReadingSettings, RunPath
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, mean_quality, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
@@ -57,7 +57,7 @@ _AROUND = 17  # pixels across which the surroundings of a lesion count as the le
 
 @checked
 @dataclass(frozen=True)
-class SamplingSettings(TrainingSettings):
+class SamplingSettings(ReadingSettings):
     """Stage 2.
 
     Attributes

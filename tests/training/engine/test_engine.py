@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pass_recon.types import InputError
-from training.engine.batches import _Order, chosen_rows
+from training.engine.batches import chosen_rows
 from training.engine.processes import Processes, joined_processes
 from training.engine.run_folder import (
     BEST,
@@ -207,19 +207,6 @@ def test_damaged_checkpoints_are_errors(tmp_path):
         train(tmp_path, replace(SETTINGS, steps=2))
 
 
-SQUARE, NARROW = [(320, 320)], [(320, 213)]
-
-
-def test_a_batch_has_one_size_and_sizes_come_as_often_as_they_are():
-    settings = replace(SETTINGS, steps=40, batch=2)
-    processes = [Processes(rank, 2, torch.device("cpu")) for rank in (0, 1)]
-    batches = [batch for process in processes for batch in _Order([SQUARE * 6 + NARROW * 2], settings, process, 0)]
-    narrow = [sum(number >= 6 for _, number in batch) for batch in batches]
-    assert set(narrow) == {0, 2}
-    assert sum(narrow) == 40  # a quarter of 160
-    assert len({place for batch in batches for place, _ in batch}) == 160
-
-
 def slope(path) -> float:
     return float(read_tensors(path)[0]["slope"])
 
@@ -269,25 +256,6 @@ def test_runs_from_before_a_setting_was_invented_go_on(tmp_path):
     RunFolder(tmp_path, replace(SETTINGS, steps=3), "line").close()
     with pytest.raises(InputError, match=r"fraction was 1\.0, now 0\.5"):
         RunFolder(tmp_path, replace(SETTINGS, steps=3, fraction=0.5), "line")
-
-
-def test_kinds_take_turns_and_every_slice_comes_once_a_lap():
-    settings = replace(SETTINGS, steps=6, batch=2)
-    keys = [key for batch in _Order([SQUARE * 3, SQUARE * 6], settings, ALONE, 0) for key in batch]
-    assert [place for place, _ in keys] == list(range(12))
-    small, large = [number for _, number in keys[::2]], [number for _, number in keys[1::2]]
-    assert sorted(small[:3]) == sorted(small[3:]) == [0, 1, 2]
-    assert sorted(large) == list(range(3, 9))
-
-
-def test_order_goes_on_where_it_stopped_and_is_shared_out():
-    settings = replace(SETTINGS, steps=4, batch=2)
-    whole = list(_Order([SQUARE * 5], settings, ALONE, 0))
-    assert list(_Order([SQUARE * 5], settings, ALONE, 2)) == whole[2:]
-    two = [list(_Order([SQUARE * 5], settings, Processes(rank, 2, torch.device("cpu")), 0)) for rank in (0, 1)]
-    together = [first + second for first, second in zip(*two, strict=True)]
-    doubled = list(_Order([SQUARE * 5], replace(settings, batch=4), ALONE, 0))
-    assert together == doubled
 
 
 def test_crops_show_anatomy_and_often_the_lesion():
