@@ -34,7 +34,8 @@ from gadgets.properties import Properties
 from gadgets.protocol import Message
 from gadgets.protocol.admission import Admission, Refused, turn_away
 from gadgets.protocol.bytes import U16
-from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit, share_cores
+from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit
+from pass_recon.common.process import prepare_process
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def serve_resident(
     InputError, BundleError
         If the address cannot be listened on, or there is no such bundle or device.
     """
-    share_cores()
+    prepare_process()
     warm_up(properties or Properties())
     may_use = _Bundles((properties or Properties()).bundle, bundle_folders)
     stop = stop or threading.Event()
