@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +42,7 @@ from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
+_LESS_PRIORITY = 5  # of a reconstruction: a scanner waits for the plan
 
 
 def serve_resident(
@@ -229,6 +232,13 @@ def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:
     return stage
 
 
+def _give_way() -> None:
+    """Let this thread, and those that torch starts for it, compute less while other threads want the cores."""
+    if sys.platform == "linux":  # elsewhere all threads of a process have one priority
+        this = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, this, os.getpriority(os.PRIO_PROCESS, this) + _LESS_PRIORITY)
+
+
 class _Worker:
     """Runs a stage on a thread of its own and sends what comes out; an exception comes out of ``put`` or ``wait``."""
 
@@ -261,6 +271,7 @@ class _Worker:
             raise self._error
 
     def _work(self) -> None:
+        _give_way()
         try:
             for item in self._stage(iter(self._slices.get, None)):
                 self._send(item)
