@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,11 +36,13 @@ from gadgets.properties import Properties
 from gadgets.protocol import Message
 from gadgets.protocol.admission import Admission, Refused, turn_away
 from gadgets.protocol.bytes import U16
-from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit, share_cores
+from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit
+from pass_recon.common.process import prepare_process
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
+_LESS_PRIORITY = 5  # of a reconstruction: a scanner waits for the plan
 
 
 def serve_resident(
@@ -81,7 +85,7 @@ def serve_resident(
     InputError, BundleError
         If the address cannot be listened on, or there is no such bundle or device.
     """
-    share_cores()
+    prepare_process()
     warm_up(properties or Properties())
     may_use = _Bundles((properties or Properties()).bundle, bundle_folders)
     stop = stop or threading.Event()
@@ -228,6 +232,13 @@ def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:
     return stage
 
 
+def _give_way() -> None:
+    """Let this thread, and those that torch starts for it, compute less while other threads want the cores."""
+    if sys.platform == "linux":  # elsewhere all threads of a process have one priority
+        this = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, this, os.getpriority(os.PRIO_PROCESS, this) + _LESS_PRIORITY)
+
+
 class _Worker:
     """Runs a stage on a thread of its own and sends what comes out; an exception comes out of ``put`` or ``wait``."""
 
@@ -260,6 +271,7 @@ class _Worker:
             raise self._error
 
     def _work(self) -> None:
+        _give_way()
         try:
             for item in self._stage(iter(self._slices.get, None)):
                 self._send(item)

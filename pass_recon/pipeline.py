@@ -24,6 +24,7 @@ from pass_recon.preparation import (
     MINIMUM_CALIBRATION_WIDTH,
     PreparedScan,
     classical_image,
+    glimpse,
     no_calibration,
     prepare,
     scale_lines,
@@ -159,17 +160,17 @@ class Pipeline:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
-        found = inspect(kspace, lines)
+        found = inspect(kspace, lines, brief=True)
         quality = (*check_matrix(shape, TrainedFor()), *found.findings)
         if found.empty:
             plan = self.population_plan(shape[1], reachable=reachable, fallback=quality[-1].sentence)
             return replace(plan, quality=quality)
         known = None if coil_maps is None else self._maps(coil_maps, kspace[None])[:, found.coils]
         usable, trusted = found.kspace[found.coils][None], found.calibration_lines.cpu()
-        prepared = prepare(usable, lines, coil_maps=known, calibration_lines=trusted)
-        seen = self._look(prepared.acs_image)
+        image = glimpse(usable, lines, trusted) if known is None else prepare(usable, lines, coil_maps=known).acs_image
+        seen = self._look(image)
         looked = perf_counter()
-        logits = self.bundle.sampler(prepared.acs_image, None if seen is None else seen.map)[0].cpu()
+        logits = self.bundle.sampler(image, None if seen is None else seen.map)[0].cpu()
         budget = line_budget(shape[1], self.acceleration)
         chosen = select_lines(logits, lines, budget, _reachable(shape[1], reachable))
         return SamplingPlan(

@@ -40,6 +40,7 @@ from gadgets.protocol import MessageId, name_of
 from gadgets.protocol.bounded import BoundedQueue
 from gadgets.protocol.parameters import known_and_unknown, parameters_in
 from pass_recon.common.memory import keep_to_what_was_told, limit
+from pass_recon.common.process import prepare_process
 from pass_recon.common.xml import parse_xml
 from pass_recon.types import PassError
 
@@ -296,7 +297,7 @@ def run_gadget(
 
 def run_to_exit(connection: Connection, hold: Callable[[GadgetConnection], bool]) -> NoReturn:
     """The same with the conversation that ``hold`` holds, see `converse`."""
-    share_cores()
+    prepare_process()
     keep_to_what_was_told()
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
@@ -308,14 +309,6 @@ def run_to_exit(connection: Connection, hold: Callable[[GadgetConnection], bool]
     # apart, and a late plan that is still being computed on its daemon thread could crash in the middle of it.
     logging.shutdown()
     os._exit(0 if succeeded else 1)
-
-
-def share_cores() -> None:
-    """Let torch's threads sleep while they wait for each other; to be called before torch is imported, which reads it.
-
-    Threads that spin make torch 30 times slower where several gadgets, or the server, share the cores.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def converse(

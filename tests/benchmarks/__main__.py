@@ -5,11 +5,11 @@ A module of this package joins in by a function ``benchmarks()`` that yields `Be
 
 from __future__ import annotations
 
-import os
 import sys
 
-# Threads that spin while they wait take the core from whoever they wait for, once there are more of them than cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from pass_recon.common.process import prepare_process
+
+prepare_process()
 
 import importlib
 import json
