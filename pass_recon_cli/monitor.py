@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from statistics import median
 from typing import Any
 
 DESCRIPTION = """Ask a running server, started with --metrics-port, what it does: scans under way and the last ones,
@@ -87,4 +86,6 @@ def _described(url: str, told: dict[str, Any]) -> str:
 
 
 def _ms(seconds: list[float]) -> str:
+    from statistics import median
+
     return f"{1000 * median(seconds):.0f} ms"
