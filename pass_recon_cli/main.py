@@ -26,6 +26,7 @@ COMMANDS = (
     "pass_recon_cli.stream",
     "pass_recon_cli.report",
     "pass_recon_cli.dicom",
+    "pass_recon_cli.monitor",
     "pass_recon_cli.openrecon",
     "pass_recon_cli.fastmri2mrd",
     "pass_recon_cli.doctor",
