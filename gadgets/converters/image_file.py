@@ -244,7 +244,9 @@ def _mark_of(group: h5py.Group) -> str:
 
 
 def read_images(path: str | Path, group: str, series: int) -> list[ismrmrd.Image]:
-    """The images of a series, those of another shape last; empty if there is none."""
+    """The images of a series, those of another shape last, empty if there is none; raises as `open_hdf5` does."""
+    with open_hdf5(path, "a file of images"):  # whatever is wrong with it is said
+        pass
     with dataset(path, group, "r") as opened:
         of_series = re.compile(rf"image_{series}(_\d+x.*)?")
         names = sorted(name for name in opened.list() if of_series.fullmatch(name))

@@ -11,7 +11,7 @@ from gadgets.mrd.dataset import dataset
 from gadgets.protocol import Message, MessageId
 from gadgets.spool.recording import recording
 from pass_recon.common.files import written_aside
-from pass_recon.common.hdf5 import make_room
+from pass_recon.common.hdf5 import make_room, open_hdf5
 
 GROUP, CONFIGURATION = "dataset", "configuration"
 _TIMES = 2  # how many times the bytes of its messages an MRD file takes: 1.0 to 1.3, for lines of any size
@@ -41,8 +41,8 @@ def write_raw_file(source: Path, target: Path) -> bool:
 
 
 def configuration_in(path: Path) -> bytes:
-    """The ``<configuration>`` that was kept with an MRD file; empty where there is none."""
-    with h5py.File(path, "r") as file:
+    """The ``<configuration>`` that was kept with an MRD file, empty where there is none; raises as `open_hdf5` does."""
+    with open_hdf5(path, "an MRD file") as file:
         kept = file[GROUP].attrs.get(CONFIGURATION, b"") if GROUP in file else b""
     return kept.encode() if isinstance(kept, str) else bytes(kept)
 
