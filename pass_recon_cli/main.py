@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
+from pass_recon_cli.terminal import plain_output
+
 # One line registers a command: a module with `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`. These
 # modules import nothing heavy at their top, so that `--help` answers at once.
 COMMANDS = (
@@ -116,6 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP threads that spin while they wait for each other make torch 30 times slower as soon as something else wants
     # the same cores, as in a chain of processes. It is read when torch is imported; processes started here inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with plain_output():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the command that was chosen; whatever it raises becomes a sentence."""
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
