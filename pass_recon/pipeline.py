@@ -74,7 +74,7 @@ class Pipeline:
     first
         The pipeline of the first round, where this one is for slices with the additional lines of a second look: on
         these the bundle's own reconstructor is 0.3 to 0.7 dB better inside lesions than the general one. An attribute,
-        too.
+        too, as is ``remark``, what is to be said of all that it computes.
     precision
         Of the reconstructor's convolutions: ``"float32"``, ``"bfloat16"``, or ``"auto"``, as `in_bfloat16` tells.
 
@@ -99,7 +99,7 @@ class Pipeline:
     ) -> None:
         if guard not in GUARDS:
             raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {guard!r}")
-        self.guard, self.first = guard, first
+        self.guard, self.first, self.remark = guard, first, ""
         if bundle == "classical":
             bundle = None
         self.device = torch.device(device)

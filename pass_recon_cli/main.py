@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from pass_recon.common.process import prepare_process
+from pass_recon_cli.terminal import plain_output
 
 # One line registers a command: a module with `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`. These
 # modules import nothing heavy at their top, so that `--help` answers at once.
@@ -116,6 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     prepare_process()
+    with plain_output():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the command that was chosen; whatever it raises becomes a sentence."""
     try:
         return int(args.run(args))
     except KeyboardInterrupt:

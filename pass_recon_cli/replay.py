@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from pass_recon_cli.properties import add_property_options, given_properties
 from pass_recon_cli.recon import write_failures
 
 if TYPE_CHECKING:
     from gadgets.properties import Properties
+
+_DYING_SECONDS = 3.0
 
 DESCRIPTION = """Reconstruct scans from the raw data that `pass-recon serve --spool DIR` keeps: those that a lost client
 or a killed server has cut, from the lines that came; with --all the complete ones too. Each is reconstructed with the
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.spool.is_dir():
         folder = args.spool
+        _wait_for_the_dying(folder)
         files = cut_scans(folder) if not args.all else [one for one in scans(folder) if not _is_under_way(one)]
     elif args.spool.is_file():
         folder, files = args.spool.parent, [args.spool]
@@ -75,6 +78,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(told, indent=2) + "\n")
     return int(any(one["faulty"] for one in told))
+
+
+def _wait_for_the_dying(folder: Path) -> None:
+    """Wait a moment where all is under way: a server that was just killed lets go of its files only once it is gone."""
+    from gadgets.spool.spool import cut_scans, scans
+
+    deadline = time.monotonic() + _DYING_SECONDS
+    while time.monotonic() < deadline and any(map(_is_under_way, scans(folder))) and not cut_scans(folder):
+        time.sleep(0.05)
 
 
 def _is_under_way(path: Path) -> bool:
@@ -130,11 +142,11 @@ def _opened(path: Path) -> Iterator[tuple[bytes, bytes, Iterable[Any]]]:
 
 def _properties(configuration: bytes, args: argparse.Namespace) -> Properties:
     from gadgets.properties import Properties
-    from pass_recon.types import InputError
+    from pass_recon.common.xml import parse_xml
 
-    try:
-        kept = Properties.from_xml(ElementTree.fromstring(configuration)) if configuration.strip() else Properties()
-    except ElementTree.ParseError as error:
-        raise InputError(f"the configuration that was kept cannot be read: {error}") from error
+    if configuration.strip():
+        kept = Properties.from_xml(parse_xml(configuration, "the configuration that was kept"))
+    else:
+        kept = Properties()
     # A PACS has got, or not got, the images when the scan was; they are not sent a second time unasked.
     return replace(kept, **{"dicom_to": "off", **given_properties(args)})

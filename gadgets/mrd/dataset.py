@@ -33,6 +33,11 @@ def dataset(path: str | Path, group: str, mode: Literal["r", "a"]) -> Iterator[i
         opened.close()
 
 
+def line_bytes(coils: int, samples: int) -> int:
+    """What an acquisition takes of a file at most: its samples, a row, and what HDF5 rounds up to."""
+    return 8 * coils * samples + 1024 + 4096
+
+
 def mark_channels_active(acquisition: ismrmrd.Acquisition) -> None:
     """Set the bits of all channels that an acquisition has."""
     for coil in range(acquisition.active_channels):
