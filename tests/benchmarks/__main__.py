@@ -13,6 +13,7 @@ prepare_process()
 
 import importlib
 import json
+import logging
 import pkgutil
 import platform
 from dataclasses import asdict
@@ -33,6 +34,7 @@ def main(names: list[str]) -> None:
         if name == "__main__" or name.startswith("test_"):
             continue
         module = importlib.import_module(f"tests.benchmarks.{name}")
+        logging.getLogger().setLevel(logging.WARNING)  # a peer that is imported would have all the world tell what it does
         for benchmark in getattr(module, "benchmarks", tuple)():
             row = measure(benchmark)
             print(
