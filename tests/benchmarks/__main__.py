@@ -34,7 +34,7 @@ def main(names: list[str]) -> None:
         if name == "__main__" or name.startswith("test_"):
             continue
         module = importlib.import_module(f"tests.benchmarks.{name}")
-        logging.getLogger().setLevel(logging.WARNING)  # a peer that is imported would have all the world tell what it does
+        logging.getLogger().setLevel(logging.WARNING)  # peers, when imported, turn the chatter of others on
         for benchmark in getattr(module, "benchmarks", tuple)():
             row = measure(benchmark)
             print(
