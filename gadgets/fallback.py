@@ -7,6 +7,7 @@ import math
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gadgets import devices
 from gadgets.mrd import ScanContext, SliceData
 from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
@@ -21,6 +23,7 @@ from pass_recon.reconstruction.classical import root_sum_of_squares
 from pass_recon.types import PassError, Reconstruction, SamplingPlan
 
 _log = logging.getLogger(__name__)
+_Planned = tuple[SamplingPlan, str]  # and what is to be said of it
 
 
 class Planner:
@@ -31,11 +34,11 @@ class Planner:
     """
 
     def __init__(self, pipeline: Pipeline, scan: ScanContext) -> None:
-        self._pipeline, self._properties = pipeline, scan.properties
+        self._pipeline, self._scan, self._properties = pipeline, scan, scan.properties
         # Only a scanner waits. All else waits for the plan, so that the same data always give the same image.
         waited_for = scan.properties.mode == "closed_loop" and math.isfinite(scan.properties.plan_deadline_ms)
         self._deadline_s = scan.properties.plan_deadline_ms / 1000 if waited_for else None
-        self._requests: SimpleQueue[tuple[Future[SamplingPlan], SliceData] | None] = SimpleQueue()
+        self._requests: SimpleQueue[tuple[Future[_Planned], SliceData] | None] = SimpleQueue()
 
     def __enter__(self) -> Planner:
         threading.Thread(target=self._work, name="planner", daemon=True).start()
@@ -48,10 +51,11 @@ class Planner:
 
     def plan(self, acs: SliceData) -> tuple[SamplingPlan | None, Failure | None]:
         """The personal plan; the population's where that fails or is late; none where falling back is switched off."""
-        future = Future[SamplingPlan]()
+        future = Future[_Planned]()
         self._requests.put((future, acs))
         try:
-            return future.result(self._deadline_s), None
+            plan, remark = future.result(self._deadline_s)
+            return plan, Failure(remark, "warning") if remark else None
         except Late:
             future.cancel()
             reason = f"no personal plan within the deadline of {self._properties.plan_deadline_ms:g} ms"
@@ -61,10 +65,13 @@ class Planner:
             failure = Failure(f"{acs.key}: {reason}", "processing")
         if not self._properties.fallback:
             return None, failure
+        about: dict[str, Any] = {"reachable": acs.encoding.reachable, "fallback": reason}
         try:
-            reachable = acs.encoding.reachable
-            return self._pipeline.population_plan(acs.encoding.pe, reachable=reachable, fallback=reason), failure
-        except PassError as error:
+            plan, _ = devices.computed(
+                lambda pipeline: pipeline.population_plan(acs.encoding.pe, **about), self._pipeline, self._scan
+            )
+            return plan, failure
+        except (PassError, RuntimeError) as error:
             return None, Failure(f"{failure.message}; there is no population plan either: {error}", "processing")
 
     def _work(self) -> None:
@@ -72,13 +79,16 @@ class Planner:
             future, acs = request
             if not future.set_running_or_notify_cancel():
                 continue
-            lines = range(acs.first_line, acs.first_line + acs.kspace.shape[-1])
             try:
-                shape = (acs.kspace.shape[1], acs.encoding.pe)
-                reachable = acs.encoding.reachable
-                future.set_result(self._pipeline.plan(acs.kspace, list(lines), shape, reachable=reachable))
+                future.set_result(devices.computed(partial(_plan, acs), self._pipeline, self._scan))
             except Exception as error:  # noqa: BLE001, handed to whoever waits
                 future.set_exception(error)
+
+
+def _plan(acs: SliceData, pipeline: Pipeline) -> SamplingPlan:
+    lines = range(acs.first_line, acs.first_line + acs.kspace.shape[-1])
+    shape, reachable = (acs.kspace.shape[1], acs.encoding.pe), acs.encoding.reachable
+    return pipeline.plan(acs.kspace, list(lines), shape, reachable=reachable)
 
 
 def acquired_plan(
@@ -104,9 +114,12 @@ def reconstruct(
     """
     data = whole.kspace, whole.line_mask
     about: dict[str, Any] = {"calibration": whole.calibration, "multiband": whole.encoding.multiband}
+    pixel_mm = whole.encoding.pixel_mm
     try:
-        result = pipeline.reconstruct(*data, **about, pixel_mm=whole.encoding.pixel_mm)
-        return _finite(result), None
+        result, remark = devices.computed(
+            lambda chosen: chosen.reconstruct(*data, **about, pixel_mm=pixel_mm), pipeline, scan
+        )
+        return _finite(result), Failure(remark, "warning") if remark else None
     except Exception as error:  # noqa: BLE001, whatever a network does, there will be an image
         reason = _sentence("reconstruction failed", error)
     if again:

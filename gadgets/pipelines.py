@@ -52,6 +52,19 @@ def second_pipeline(scan: ScanContext, first: Pipeline) -> Pipeline:
     return pipeline
 
 
+def on_cpu(pipeline: Pipeline, scan: ScanContext) -> Pipeline:
+    """The same as one that was loaded for a scan, on the CPU; loaded anew, as nothing can be read from a lost GPU."""
+    from pass_recon.bundles import shipped_bundles
+
+    asked = scan.properties.bundle
+    bundle = pipeline.name if asked in ("auto", *shipped_bundles()) else asked
+    properties = replace(scan.properties, bundle=bundle, acceleration=pipeline.acceleration, second_look="off")
+    moved = copy(_load(replace(properties, device="cpu"), scan.examination))
+    moved.guard = pipeline.guard
+    moved.first = None if pipeline.first is None else on_cpu(pipeline.first, scan)
+    return moved
+
+
 def guarded(pipeline: Pipeline, guard: Guard) -> tuple[Pipeline, Pipeline]:
     """The pipeline for the first slice of a scan and that for all others, by the property ``guard``.
 
@@ -110,6 +123,20 @@ def bundle_reason(scan: ScanContext) -> str:
 def _load(properties: Properties, examination: str) -> Pipeline:
     bundle = chosen_bundle(properties, examination)
     device = device_of(properties.device)
+    try:
+        return _load_on(device, bundle, properties)
+    except RuntimeError as error:
+        from gadgets.devices import is_of_device, remark_on
+
+        if device == "cpu" or not is_of_device(error):
+            raise
+        _log.warning("%s", remark_on(error))
+        pipeline = copy(_load_on("cpu", bundle, properties))
+        pipeline.remark = remark_on(error)
+        return pipeline
+
+
+def _load_on(device: str, bundle: str | None, properties: Properties) -> Pipeline:
     key: tuple[object, ...] = (bundle, device, properties.acceleration, properties.anomaly)
     if properties.precision != "auto":
         key = (*key, properties.precision)

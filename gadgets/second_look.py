@@ -215,15 +215,22 @@ class SecondLook:
             yield self._empty(key, reason)
 
     def _second_plan(self, key: mrd.SliceKey, result: Reconstruction | None, most: int | None) -> SamplingPlan:
+        from gadgets.devices import computed
+
         one = self._open[key]
-        return self._pipeline.second_plan(
-            one.plan,
-            result,
-            self._properties.second_acceleration,
-            threshold=self._properties.second_look_threshold,
-            most=most,
-            reachable=one.encoding.reachable,
+        plan, _ = computed(
+            lambda pipeline: pipeline.second_plan(
+                one.plan,
+                result,
+                self._properties.second_acceleration,
+                threshold=self._properties.second_look_threshold,
+                most=most,
+                reachable=one.encoding.reachable,
+            ),
+            self._pipeline,
+            self._scan,
         )
+        return plan
 
     def _empty(self, key: mrd.SliceKey, reason: str | None = None) -> Image:
         from torch import zeros_like

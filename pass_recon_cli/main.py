@@ -6,11 +6,13 @@ Exit codes: 0 all is well; 1 bad input, or a scan that failed, with a sentence o
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
+
+from pass_recon.common.process import prepare_process
+from pass_recon_cli.terminal import plain_output
 
 # One line registers a command: a module with `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`. These
 # modules import nothing heavy at their top, so that `--help` answers at once.
@@ -25,6 +27,7 @@ COMMANDS = (
     "pass_recon_cli.stream",
     "pass_recon_cli.report",
     "pass_recon_cli.dicom",
+    "pass_recon_cli.monitor",
     "pass_recon_cli.openrecon",
     "pass_recon_cli.fastmri2mrd",
     "pass_recon_cli.doctor",
@@ -113,9 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2
-    # OpenMP threads that spin while they wait for each other make torch 30 times slower as soon as something else wants
-    # the same cores, as in a chain of processes. It is read when torch is imported; processes started here inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
+    with plain_output():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the command that was chosen; whatever it raises becomes a sentence."""
     try:
         return int(args.run(args))
     except KeyboardInterrupt:

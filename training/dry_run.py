@@ -125,7 +125,8 @@ def costs_of(run: Run, shape: tuple[int, int, int], others: Mapping[Path, Run]) 
     """What a step of a run takes, of slices of ``shape``: readout, phase encoding, coils."""
     settings = run.settings
     if isinstance(settings, ReconstructionSettings):
-        costs = _reconstructing(settings.reconstructor, settings, shape, settings.rows, learns=True)
+        implicit, rows = settings.implicit, settings.rows
+        costs = _reconstructing(settings.reconstructor, settings, shape, rows, learns=True, implicit=implicit)
         populations = len(settings.examinations) * len(settings.accelerations) * settings.lines
         steps = settings.reconstructor.stages * (1 + 2 * settings.reconstructor.inner_iterations)
         kept = costs.kept // steps if settings.checkpointing else costs.kept

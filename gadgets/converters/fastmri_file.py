@@ -16,11 +16,12 @@ import numpy as np
 from ismrmrd import xsd
 from numpy.typing import NDArray
 
-from gadgets.mrd.dataset import mark_channels_active
+from gadgets.mrd.dataset import line_bytes, mark_channels_active
 from gadgets.mrd.header_xml import read_header
 from gadgets.mrd.scan_file import without_version
 from pass_recon.anatomies import anatomy_named
 from pass_recon.common.files import written_aside
+from pass_recon.common.hdf5 import make_room
 from pass_recon.types import InputError
 
 # Lines around the centre that are marked as calibration too.
@@ -71,22 +72,25 @@ def write_fastmri(path: str | Path, scan: FastMriKspace) -> int:
     Raises
     ------
     InputError
-        If the header is not MRD.
+        If the header is not MRD, or there is no room for the file.
     OSError
-        If the file cannot be written.
+        If its folder cannot be written to.
     """
     header = fastmri_header(scan)
-    with written_aside(path, private=True) as aside, ismrmrd.File(str(aside), "w") as file:
-        dataset = file["dataset"]
-        dataset.header = header
-        dataset.acquisitions = []
-        acquisitions = dataset.acquisitions
-        for index, kspace in enumerate(scan.slices):
-            # A slice at a time: HDF5 takes four times as long for single acquisitions.
-            lines = list(_slice_acquisitions(scan, header, index, kspace))
-            acquisitions.data.resize(len(acquisitions) + len(lines), axis=0)
-            acquisitions[-len(lines) :] = lines
-        return len(acquisitions)
+    slices, coils, readout, phase = scan.shape
+    with written_aside(path, private=True) as aside:
+        make_room(aside, slices * phase * line_bytes(coils, readout))
+        with ismrmrd.File(str(aside), "a") as file:
+            dataset = file["dataset"]
+            dataset.header = header
+            dataset.acquisitions = []
+            acquisitions = dataset.acquisitions
+            for index, kspace in enumerate(scan.slices):
+                # A slice at a time: HDF5 takes four times as long for single acquisitions.
+                lines = list(_slice_acquisitions(scan, header, index, kspace))
+                acquisitions.data.resize(len(acquisitions) + len(lines), axis=0)
+                acquisitions[-len(lines) :] = lines
+            return len(acquisitions)
 
 
 def fastmri_header(scan: FastMriKspace) -> xsd.ismrmrdHeader:

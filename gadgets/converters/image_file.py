@@ -15,9 +15,9 @@ from typing import Any
 import h5py
 import ismrmrd
 
-from gadgets.mrd.dataset import dataset
-from pass_recon.common.files import locked, remove_abandoned, reserve, written_aside
-from pass_recon.common.hdf5 import open_hdf5
+from gadgets.mrd.dataset import dataset, open_dataset
+from pass_recon.common.files import locked, reserve, written_aside
+from pass_recon.common.hdf5 import make_room, open_hdf5
 from pass_recon.types import InputError
 
 HEADER, PROVENANCE, WRITTEN = "xml", "provenance", "written"
@@ -88,7 +88,6 @@ class ImageFile:
             raise InputError(f"the folder of the output file does not exist: {self.path.parent}")
         if self.path.exists() and not h5py.is_hdf5(self.path):
             raise InputError(f"the output file exists and is not HDF5, so nothing can be added to it: {self.path}")
-        remove_abandoned(self.path)
         # Only a group that the user has named, and that was there before, is meant to be replaced.
         self._named, self._before = group is not None, _mark(self.path, self.group)
         self._writing = written_aside(self.path, private=True)
@@ -112,7 +111,7 @@ class ImageFile:
                 reserve(self._aside, room)
                 if self._file is None:
                     h5py.File(self._aside, "w").close()
-                    self._file = ismrmrd.Dataset(str(self._aside), self.group, mode="a")
+                    self._file = open_dataset(self._aside, self.group, "a")
                 self._file.append_image(self._place(self._file, image), image)
             except OSError as error:
                 self._full = self._full or f"no room for all images in {self.path.parent}: {error.strerror or error}"
@@ -141,7 +140,10 @@ class ImageFile:
         with self._lock:
             self._close()
             if self.images and not self.kept:
-                self._write_texts()
+                try:
+                    self._write_texts()
+                except InputError as error:
+                    self.trouble.append(f"the images are kept without the header of their scan: {error}")
                 self._settle()
                 self.kept = True
         self.discard()
@@ -201,13 +203,15 @@ class ImageFile:
 
     def _write_texts(self) -> None:
         # Attributes, as whoever reads the group expects nothing but images in it. Of variable length they may be large.
+        provenance = json.dumps(self._provenance) if self._provenance else ""
+        make_room(self._aside, self._aside.stat().st_size + 2 * (len(self._header) + len(provenance)))
         with h5py.File(self._aside, "a") as file:
             told = file[self.group].attrs
             told[WRITTEN] = f"{datetime.now().astimezone().isoformat()} {secrets.token_hex(4)}"
             if self._header:
                 told.create(HEADER, self._header, dtype=h5py.string_dtype())
-            if self._provenance:
-                told.create(PROVENANCE, json.dumps(self._provenance), dtype=h5py.string_dtype())
+            if provenance:
+                told.create(PROVENANCE, provenance, dtype=h5py.string_dtype())
 
     def _stored(self) -> int:
         """Bytes of all pixels so far."""
@@ -221,7 +225,7 @@ class ImageFile:
         if group is None:
             return name
         first = group["header"][0]
-        shape = (*image.matrix_size, image.channels)
+        shape = (*image.getHead().matrix_size, image.channels)
         if (*first["matrix_size"], first["channels"]) == shape and first["data_type"] == image.data_type:
             return name
         return f"{name}_{'x'.join(map(str, shape))}"
@@ -240,7 +244,9 @@ def _mark_of(group: h5py.Group) -> str:
 
 
 def read_images(path: str | Path, group: str, series: int) -> list[ismrmrd.Image]:
-    """The images of a series, those of another shape last; empty if there is none."""
+    """The images of a series, those of another shape last, empty if there is none; raises as `open_hdf5` does."""
+    with open_hdf5(path, "a file of images"):  # whatever is wrong with it is said
+        pass
     with dataset(path, group, "r") as opened:
         of_series = re.compile(rf"image_{series}(_\d+x.*)?")
         names = sorted(name for name in opened.list() if of_series.fullmatch(name))

@@ -20,10 +20,10 @@ from ismrmrd import xsd
 from torch import Tensor
 
 from gadgets.converters.fastmri_file import embedded_calibration
-from gadgets.mrd.dataset import mark_channels_active
+from gadgets.mrd.dataset import line_bytes, mark_channels_active
 from pass_recon.anatomies import CONTRASTS, anatomy_named
 from pass_recon.common.files import written_aside
-from pass_recon.common.hdf5 import open_hdf5
+from pass_recon.common.hdf5 import make_room, open_hdf5
 from pass_recon.physics.fourier import fft1c, ifft1c, resize_centre
 from pass_recon.sampling.lines import acquisition_order, acs_count, acs_fraction, acs_mask
 from pass_recon.types import Box, InputError
@@ -120,14 +120,21 @@ def write_patient(
 
     Raises
     ------
+    InputError
+        If there is no room for the file.
     OSError
-        If the file cannot be written.
+        If its folder cannot be written to.
     """
+    truth = (patient.image, patient.coil_maps, patient.lesion_masks)
+    slices, coils, readout, phase = patient.kspace.shape
+    size = (1 + slices * phase) * line_bytes(coils, OVERSAMPLING * readout) + sum(array.nbytes for array in truth)
     with written_aside(path, private=True) as aside:
-        with ismrmrd.File(str(aside), "w") as file:
+        make_room(aside, size)
+        with ismrmrd.File(str(aside), "a") as file:
             dataset = file["dataset"]
             dataset.header = header or patient_header(patient)
             dataset.acquisitions = list(_counted(acquisitions(patient), progress))
+        make_room(aside, size)
         with h5py.File(aside, "a") as file:
             _write_truth(file.create_group("truth"), patient, labels)
 

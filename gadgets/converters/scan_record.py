@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gadgets import mrd
 from gadgets.converters.image_file import HEADER, PROVENANCE, read_images
 from gadgets.converters.patient_file import read_truth
+from gadgets.converters.plain_texts import with_plain_texts
 from gadgets.mrd.header import recognised
 from gadgets.mrd.header_xml import plain_xml, read_header
 from pass_recon.common.hdf5 import open_hdf5
@@ -73,7 +74,7 @@ def read_scan(
     if truth is not None:
         found = replace(found, slices=tuple(_with_truth(found.slices, truth)))
     messages = tuple(str(message) for message in provenance.get("messages", ()))
-    return replace(found, source=_source(path, group, provenance), messages=messages)
+    return with_plain_texts(replace(found, source=_source(path, group, provenance), messages=messages))
 
 
 def scan_of_images(images: Iterable[Image], header: bytes) -> ScanRecord:
@@ -107,7 +108,7 @@ def scan_of_images(images: Iterable[Image], header: bytes) -> ScanRecord:
             raise InputError(f"what slice {key[0]} says makes no sense: {error}") from error
     protocol, subject = _from_header(header) if header else (None, Subject())
     reason = next((mrd.bundle_of(of_key[-1]) for of_key in magnitudes.values()), "")
-    return ScanRecord(tuple(slices), protocol, subject, header, reason=reason)
+    return with_plain_texts(ScanRecord(tuple(slices), protocol, subject, header, reason=reason))
 
 
 def _group_of(path: Path, group: str) -> tuple[str, bytes, Mapping[str, Any]]:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import ismrmrd
 
+IMTYPE_RGB = getattr(ismrmrd.constants, "IMTYPE_RGB", 6)
+
 
 def open_dataset(path: str | Path, group: str, mode: Literal["r", "a"]) -> ismrmrd.Dataset:
     """Open a group to read it or to add to it; the file of one that is added to is made if it is missing.
@@ -29,6 +31,11 @@ def dataset(path: str | Path, group: str, mode: Literal["r", "a"]) -> Iterator[i
         yield opened
     finally:
         opened.close()
+
+
+def line_bytes(coils: int, samples: int) -> int:
+    """What an acquisition takes of a file at most: its samples, a row, and what HDF5 rounds up to."""
+    return 8 * coils * samples + 1024 + 4096
 
 
 def mark_channels_active(acquisition: ismrmrd.Acquisition) -> None:

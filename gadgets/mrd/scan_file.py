@@ -15,13 +15,11 @@ from ismrmrd import xsd
 from ismrmrd.file import Acquisitions, Waveforms
 
 from gadgets.mrd.header_xml import plain_xml, read_header
-from pass_recon.common.hdf5 import open_hdf5
+from pass_recon.common.hdf5 import BEST_COMPRESSION, open_hdf5
 from pass_recon.types import InputError
 
 BLOCK = 64  # acquisitions read at a time: few enough to start at once, enough for HDF5 to be fast
 HEADS = 4096  # headers read at a time
-# Compressed, nothing becomes smaller than by this factor: what declares more rows than that has never been written.
-_BEST_COMPRESSION = 1100
 Result = TypeVar("Result")
 
 
@@ -53,7 +51,7 @@ class ScanFile:
         self.path = Path(path)
         self._file = open_hdf5(self.path, "an MRD file")
         try:
-            scan = self._group(group.strip("/"))
+            scan = self._read(lambda: self._group(group.strip("/")), f"group {group!r}")
             self._acquisitions = Acquisitions(scan["data"])
             self._waveforms = Waveforms(scan["waveforms"]) if "waveforms" in scan else ()
             text = self._read(lambda: scan["xml"][0], "MRD header")
@@ -138,7 +136,7 @@ class ScanFile:
                 f"have {found}"
             )
         stored, declared = rows.id.get_storage_size(), len(rows) * rows.dtype.itemsize
-        if stored * _BEST_COMPRESSION < declared:
+        if stored * BEST_COMPRESSION < declared:
             raise InputError(
                 f"{self.path} is damaged: it declares {len(rows)} acquisitions and holds {stored} bytes of them"
             )

@@ -27,6 +27,10 @@ class GadgetLost(InputError):
     """A gadget could not be reached or went away."""
 
 
+class GadgetKilled(GadgetLost):
+    """A gadget was killed before it connected, which says nothing against another one."""
+
+
 class ExternalNode:
     """The server's end of an ``<external>`` node.
 
@@ -142,7 +146,7 @@ class ExternalNode:
     def _substitute(self, error: Exception) -> Execute | None:
         """What is started in place of a gadget that is gone: the same module, or for our resident the chain."""
         if isinstance(self._config.action, Execute):
-            return self._config.action if isinstance(error, PeerLost) else None
+            return self._config.action if isinstance(error, PeerLost | GadgetKilled) else None
         return WHOLE_CHAIN if self._config.action.fallback else None
 
     def _write(self, channel: Channel) -> None:
@@ -199,7 +203,9 @@ class ExternalNode:
                 with contextlib.suppress(TimeoutError):
                     return Channel(listening.accept()[0])
                 if process.exited:
-                    raise GadgetLost(f"ended before it connected, {process.ending()}")
+                    raise (GadgetKilled if process.killed else GadgetLost)(
+                        f"ended before it connected, {process.ending()}"
+                    )
         raise GadgetLost(f"did not connect within {self._settings.start_seconds:g} s")
 
     def _connect(self, connect: Connect) -> Channel:

@@ -67,6 +67,11 @@ class Process:
         """Whether it has ended with anything but exit code 0."""
         return bool(self._process.poll())
 
+    @property
+    def killed(self) -> bool:
+        """Whether it has ended by a signal."""
+        return (self._process.poll() or 0) < 0
+
     def terminate(self) -> None:
         """Ask it, and whatever it started, to end."""
         self._signal(signal.SIGTERM)

@@ -11,8 +11,10 @@ from gadgets.mrd.dataset import dataset
 from gadgets.protocol import Message, MessageId
 from gadgets.spool.recording import recording
 from pass_recon.common.files import written_aside
+from pass_recon.common.hdf5 import make_room, open_hdf5
 
 GROUP, CONFIGURATION = "dataset", "configuration"
+_TIMES = 2  # how many times the bytes of its messages an MRD file takes: 1.0 to 1.3, for lines of any size
 
 
 def write_raw_file(source: Path, target: Path) -> bool:
@@ -28,10 +30,10 @@ def write_raw_file(source: Path, target: Path) -> bool:
     Raises
     ------
     InputError
-        If it is no recording.
+        If it is no recording, or there is no room for the file.
     """
-    with recording(source) as scan, written_aside(target) as aside:
-        aside.chmod(0o600)
+    with recording(source) as scan, written_aside(target, private=True) as aside:
+        make_room(aside, _TIMES * source.stat().st_size)
         empty = not _write(aside, scan.header_xml, scan.configuration, scan.messages())
     if empty:
         target.unlink()
@@ -39,15 +41,14 @@ def write_raw_file(source: Path, target: Path) -> bool:
 
 
 def configuration_in(path: Path) -> bytes:
-    """The ``<configuration>`` that was kept with an MRD file; empty where there is none."""
-    with h5py.File(path, "r") as file:
+    """The ``<configuration>`` that was kept with an MRD file, empty where there is none; raises as `open_hdf5` does."""
+    with open_hdf5(path, "an MRD file") as file:
         kept = file[GROUP].attrs.get(CONFIGURATION, b"") if GROUP in file else b""
     return kept.encode() if isinstance(kept, str) else bytes(kept)
 
 
 def _write(path: Path, header_xml: bytes, configuration: bytes, messages: Iterable[Message]) -> int:
     count = 0
-    h5py.File(path, "w").close()  # the library takes an existing empty file for none
     with dataset(path, GROUP, "a") as opened:
         opened.write_xml_header(header_xml)
         for message in messages:
@@ -56,6 +57,6 @@ def _write(path: Path, header_xml: bytes, configuration: bytes, messages: Iterab
                 count += 1
             elif message.id == MessageId.WAVEFORM:
                 opened.append_waveform(message.item)
-    with h5py.File(path, "a") as file:
-        file[GROUP].attrs.create(CONFIGURATION, configuration, dtype=h5py.string_dtype())
+        # While the file is open the room that was made for it is its own.
+        opened._file[GROUP].attrs.create(CONFIGURATION, configuration, dtype=h5py.string_dtype())
     return count

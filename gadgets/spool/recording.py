@@ -84,12 +84,14 @@ class RecordingWriter:
 
 
 def under_way(path: Path) -> bool:
-    """Whether somebody still writes to a recording."""
-    with path.open("rb") as file:
-        try:
+    """Whether somebody still writes to a recording; nobody does to one that is gone."""
+    try:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
     return False
 
 

@@ -19,6 +19,7 @@ from gadgets.mrd.deidentify import without_identity
 from gadgets.protocol import Message, MessageId
 from gadgets.spool.raw_file import write_raw_file
 from gadgets.spool.recording import RecordingWriter, under_way
+from pass_recon.common.files import remove_abandoned
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Spool:
             raise InputError(f"the spool cannot be made: {error}") from error
         if not os.access(folder, os.W_OK | os.X_OK):
             raise InputError(f"the spool cannot be written to: {folder}")
+        remove_abandoned(folder)  # MRD files that a server which was killed had begun; their recordings are still there
         self.make_room(0)
         if cut := [path.name for path in cut_scans(folder)]:
             log.warning("scans in the spool that were cut: %s; see pass-recon replay %s", ", ".join(cut), folder)
@@ -76,7 +78,10 @@ class Spool:
         with self._pruning:
             kept = []
             for path in scans(self.folder):
-                status = path.stat()
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # a scan has ended meanwhile, and its recording has become another file
+                    continue
                 idle = path.suffix == RAW_FILE or not under_way(path)
                 if idle and time.time() - status.st_mtime > self._most_seconds:
                     log.info("%s is too old and goes", path.name)
@@ -151,4 +156,5 @@ def scans(folder: Path) -> list[Path]:
 
 def cut_scans(folder: Path) -> list[Path]:
     """Recordings to which nobody writes any more."""
-    return [path for path in scans(folder) if path.suffix == RECORDING and not under_way(path)]
+    recordings = [path for path in scans(folder) if path.suffix == RECORDING]
+    return [path for path in recordings if not under_way(path) and path.exists()]

@@ -107,7 +107,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder} is no bundle: it has no {CARD}")
     try:
         card = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise BundleError(f"{path} is not the card of a bundle: its format is not {FORMAT!r}")

@@ -27,11 +27,12 @@ def written_aside(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     """Give a path to write to, renamed to ``path`` if all goes well and removed if not.
 
     The file lies in the folder of ``path``, for only there is the renaming atomic. Its name tells the process that
-    writes it, see `remove_abandoned`. What is ``private``, as all is that shows a patient, is for its owner alone; a
-    file that is there already keeps its permissions.
+    writes it: what processes that were killed have left is removed first, see `remove_abandoned`. What is ``private``,
+    as all is that shows a patient, is for its owner alone; a file that is there already keeps its permissions.
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    remove_abandoned(path.parent, path.name)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600 if private else 0o666
     # A folder that cannot be written to is named here, and not by what writes the content.
     aside.touch(mode, exist_ok=False)
@@ -42,12 +43,11 @@ def written_aside(path: str | Path, *, private: bool = False) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def remove_abandoned(path: str | Path) -> None:
-    """Remove what processes of this machine that were killed have left beside ``path`` while they wrote it."""
-    path = Path(path)
-    of_process = re.compile(rf"{re.escape(_this_machine())}-(\d+)-[0-9a-f]+{re.escape(PARTIAL)}")
-    for left in path.parent.glob(f".{escape(path.name)}.*{PARTIAL}"):
-        match = of_process.fullmatch(left.name.removeprefix(f".{path.name}."))
+def remove_abandoned(folder: str | Path, name: str = "") -> None:
+    """Remove what processes of this machine that were killed have left while they wrote ``name``, or any file there."""
+    of_process = re.compile(rf".*\.{re.escape(_this_machine())}-(\d+)-[0-9a-f]+{re.escape(PARTIAL)}")
+    for left in Path(folder).glob(f".{escape(name) or '*'}.*{PARTIAL}"):
+        match = of_process.fullmatch(left.name)
         if match and not Path(f"/proc/{match[1]}").exists():
             left.unlink(missing_ok=True)
 

@@ -64,7 +64,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 1
     with written_aside(path) as aside:
-        remove_abandoned(path)
+        remove_abandoned(path.parent, path.name)
+        assert list(tmp_path.iterdir()) == [aside]
+        remove_abandoned(path.parent)
         assert list(tmp_path.iterdir()) == [aside]
 
 

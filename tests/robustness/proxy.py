@@ -29,8 +29,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self._threads[0].join(10)
         for one in self._sockets:
-            one.close()
+            _cut(one)
         for thread in self._threads:
             thread.join(10)
 
@@ -41,20 +42,30 @@ class Proxy:
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
             client, _ = self._listening.accept()
-            server = socket.create_connection(("127.0.0.1", self._target))
-            self._sockets += [client, server]
+            self._sockets.append(client)
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                _cut(client)
+                return
+            self._sockets.append(server)
             self._start(self._pass, client, server, True)
             self._start(self._pass, server, client, False)
+
+    def _most(self, to_server: bool) -> int:
+        if self._fault == "split":
+            return self._draw.choice((1, 7, 300))
+        return 1 << (13 if self._fault == "slow reader" and not to_server else 16)
 
     def _pass(self, source: socket.socket, target: socket.socket, to_server: bool) -> None:
         passed, where = 0, self._draw.randrange(2_000, 300_000)
         with contextlib.suppress(OSError):
-            while chunk := source.recv(self._draw.choice((1, 7, 300)) if self._fault == "split" else 1 << 16):
+            while chunk := source.recv(self._most(to_server)):
                 struck = to_server and passed <= where < passed + len(chunk)
                 if self._fault == "delayed":
                     time.sleep(self._draw.random() / 200)
                 elif self._fault == "slow reader" and not to_server:
-                    time.sleep(0.02)
+                    time.sleep(0.1)
                 elif struck and self._fault == "cut":
                     target.sendall(chunk[: where - passed])
                     break
@@ -66,6 +77,13 @@ class Proxy:
                 passed += len(chunk)
             if self._fault == "cut" and to_server:
                 for one in (source, target):
-                    one.close()
+                    _cut(one)
             else:
                 target.shutdown(socket.SHUT_WR)
+
+
+def _cut(one: socket.socket) -> None:
+    """Close a connection under whoever waits for its bytes, who does not notice otherwise."""
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()

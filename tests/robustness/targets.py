@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import ismrmrd
 import numpy as np
 
 from gadgets import protocol
 from gadgets.mrd import ScanContext
+from gadgets.mrd.deidentify import without_identity
 from gadgets.mrd.header_xml import read_header
 from gadgets.mrd.scan_file import without_version
 from gadgets.properties import Properties
@@ -18,6 +22,9 @@ from gadgets.protocol.messages import Message, read_body
 from gadgets.protocol.parameters import known_and_unknown, parameters_in
 from gadgets.scanner.receiver import read_plan
 from gadgets.server.configuration import find, parse
+from gadgets.spool.recording import Recording
+from pass_recon.bundles import shipped
+from pass_recon.bundles.card import CARD, files_of, read_card
 from pass_recon.common.memory import bytes_of
 from pass_recon.common.xml import parse_xml
 from tests.gadgets.server.tools import HEADER, acquisition, configuration, connect_node, plan_image
@@ -51,6 +58,20 @@ def read_parameters(data: bytes) -> None:
     known_and_unknown(parameters_in(data.decode(errors="replace")) or {})
 
 
+def read_recording(data: bytes) -> None:
+    """A recording of a scan, as `replay` reads it."""
+    scan = Recording(BytesIO(data), "it")
+    for message in scan.messages():
+        _ = message.item
+
+
+def read_bundle_card(data: bytes) -> None:
+    """The card of a bundle, and the files that it names."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / CARD).write_bytes(data)
+        files_of(read_card(Path(name)), Path(name))
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "messages": read_stream,
     "header": read_scan,
@@ -60,6 +81,9 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "xml": lambda data: parse_xml(data, "it"),
     "version": without_version,
     "size": lambda data: bytes_of(data.decode(errors="replace")),
+    "recording": read_recording,
+    "card": read_bundle_card,
+    "deidentified": without_identity,
 }
 
 
@@ -67,6 +91,7 @@ def corpus() -> dict[str, list[bytes]]:
     """Good inputs of each target, to be spoilt."""
     complex_image = ismrmrd.Image.from_array(np.ones((1, 1, 4, 4), np.complex64))
     complex_image.meta = {"PASS_lines": ["1", "2"], "a": "b"}
+    card = read_card(Path(next(iter(shipped.__path__))) / "brain-flair-4x") | {"metrics": {}}
     plan = plan_image()
     plan.meta = {"DataRole": "SamplingPlan", "PASS_lines": [str(line) for line in range(8)]}
     stream = b"".join(
@@ -91,4 +116,12 @@ def corpus() -> dict[str, list[bytes]]:
         "xml": [b"<?xml version='1.0'?><a b='c'><d>e</d><!-- f --></a>"],
         "version": [b"<h:a>  <h:version>8</h:version></h:a>"],
         "size": [b"1.5 GiB"],
+        "recording": [
+            protocol.config_script("<configuration/>")
+            + protocol.header(HEADER)
+            + b"".join(protocol.encode(acquisition(step)) for step in range(2))
+            + protocol.close()
+        ],
+        "card": [json.dumps(card).encode()],
+        "deidentified": [HEADER.encode()],
     }

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from pass_recon.common.files import written_aside
-from pass_recon.common.hdf5 import open_hdf5
+from pass_recon.common.hdf5 import make_room, open_hdf5
 from pass_recon.common.settings import checked, from_dict
 from pass_recon.types import Box, InputError
 
@@ -154,10 +154,12 @@ class CaseShape:
 @contextmanager
 def writing_case(path: Path, shape: CaseShape, *, measured: bool, lesion_masks: bool) -> Iterator[CaseWriter]:
     """Write a case aside; it takes its name only once `CaseWriter.finish` was called and nothing was raised."""
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
-        writer = CaseWriter(file, shape, measured=measured, lesion_masks=lesion_masks)
-        yield writer
-        writer.check_complete()
+    with written_aside(path) as aside:
+        make_room(aside, shape.slices * shape.readout * shape.phase * (9 + 4 * shape.coils * (1 + measured)))
+        with h5py.File(aside, "a") as file:
+            writer = CaseWriter(file, shape, measured=measured, lesion_masks=lesion_masks)
+            yield writer
+            writer.check_complete()
 
 
 class CaseWriter:

@@ -26,6 +26,7 @@ from pass_recon.anomaly.prompts import diagnoses
 from pass_recon.types import Box, InputError
 from training.data.augmentation import randomly_degraded
 from training.data.images import UNNAMED, ImageSlice, joined, stacked, written_caption
+from training.data.nifti import refuse_volume
 from training.data.painted_lesions import LABELS, NONE, Painted, painted, white_level
 from training.data.scanner_variation import (
     blurred,
@@ -106,6 +107,7 @@ class _Volume:
         from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
         file: Any = nibabel.load(path)
+        refuse_volume(path.name, file.shape)
         file = file.as_reoriented(ornt_transform(io_orientation(file.affine), axcodes2ornt(("L", "P", "S"))))
         x, y, z = (float(size) for size in file.header.get_zooms()[:3])
         return cls(np.asarray(file.dataobj).astype(np.float32), np.asarray(file.affine), (x, y, z))

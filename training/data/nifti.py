@@ -14,7 +14,9 @@ k-space is not stored: it is made on reading, with fresh noise each time.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from pass_recon.anatomies import ANATOMIES
+from pass_recon.common.memory import limit
 from pass_recon.phantom import paint_lesions
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.physics.fourier import resize_centre
@@ -49,6 +52,7 @@ _NAME = re.compile(
     r"(?P<patient>.+?)(?P<session>_(study|ses|session|visit)-?\w+?)?_(?P<contrast>flair|t1w?|t2w?|pdw?)", re.IGNORECASE
 )
 _KEPT_MM, _RESAMPLED_MM, _SLICE_MM = (200.0, 260.0), 240.0, 3.0
+_BYTES_OF_VOXEL = 16  # as it lies in the file, and as what is made of it
 _SHOWN = 0.04  # of the pixels of a slice must show anatomy
 
 
@@ -252,6 +256,16 @@ def parse_name(stem: str) -> tuple[str, str]:
     return match["patient"], match["contrast"].lower().removesuffix("w")
 
 
+def refuse_volume(name: str, shape: Sequence[int]) -> None:
+    """Raise InputError where the volume needs more memory than there may be: a few kB, unpacked, may be terabytes."""
+    needed, allowed = _BYTES_OF_VOXEL * math.prod(shape), limit()
+    if needed > allowed:
+        size = " by ".join(map(str, shape))
+        raise InputError(
+            f"{name} of {size} voxels needs about {needed / 1e9:.0f} GB, {allowed / 1e9:.0f} GB are allowed"
+        )
+
+
 def read_volume(path: Path, anatomy: str) -> Volume:
     """Read a NIfTI volume and turn it to the form's orientation, whatever its own.
 
@@ -265,10 +279,13 @@ def read_volume(path: Path, anatomy: str) -> Volume:
 
     try:
         file: Any = nibabel.load(path)
+        refuse_volume(path.name, file.shape)
         turn = ornt_transform(io_orientation(file.affine), axcodes2ornt(("L", "P", "S")))
         file = file.as_reoriented(turn)
         values = torch.from_numpy(np.asarray(file.dataobj).astype(np.float32))
         x, y, z = (float(size) for size in file.header.get_zooms()[:3])
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
     if values.ndim != 3 or not bool(torch.isfinite(values).all()):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -49,6 +52,27 @@ IDENTIFYING = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org
 <encodingLimits/><trajectory>cartesian</trajectory></encoding>
 <userParameters><userParameterString><name>Comment</name><value>Erika, claustrophobic</value></userParameterString>
 <userParameterBase64><name>raw</name><value>RXJpa2E=</value></userParameterBase64></userParameters></ismrmrdHeader>"""
+
+
+ROOT = Path(__file__).resolve().parents[3]
+# A limit on the size of files fills a disk without being root: the recording fits, the MRD file does not.
+_FULL_DISK = """
+import resource, sys, time
+from pathlib import Path
+from gadgets.protocol import MessageId
+from gadgets.server import client
+from gadgets.spool.spool import Spool
+from tests.gadgets.server.tools import acquisition, configuration, of_kind, running_server, scan, talk
+said = []
+client.Client.warn = lambda self, location, message: said.append(message)
+with running_server(observers=(Spool(Path(sys.argv[1]), 1 << 30, 1e6),)) as port:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (140_000, 140_000))
+    answer = talk(port, scan(configuration(""), *[acquisition(step, coils=8, samples=512) for step in range(4)]))
+    deadline = time.monotonic() + 30
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.02)
+print(len(of_kind(answer, MessageId.ACQUISITION)), "lines back,", *said)
+"""
 
 
 def spool_in(folder: Path, *, size: float = GIB, age: float = WEEK, deidentify: bool = False) -> Spool:
@@ -173,6 +197,41 @@ def test_what_is_being_received_is_neither_replayed_nor_removed(tmp_path):
     assert cut_scans(tmp_path) == [writer.path]
 
 
+def test_replay_waits_for_the_lock_of_a_server_that_is_dying(tmp_path, capsys):
+    patient = patient_file(tmp_path / "patient.h5", slices=1)
+    with ScanFile(patient) as source:
+        lines = [protocol.encode(line) for line in source.acquisitions()]
+        header = protocol.header(source.header_xml)
+    (tmp_path / "spool").mkdir()
+    writer = RecordingWriter(tmp_path / "spool" / "a.scan")
+    for frame in (protocol.config_script("<configuration/>"), header, *lines):
+        writer.write(frame)
+    threading.Timer(0.5, writer.close).start()
+    arguments = ["replay", str(tmp_path / "spool"), "--bundle", "classical", "--device", "cpu"]
+    assert command_line.main(arguments) in (0, 1)
+    assert "images in" in capsys.readouterr().out
+
+
+def test_a_recording_that_goes_while_room_is_made_is_no_fault(tmp_path, monkeypatch):
+    gone = tmp_path / "20260101T000000-a.scan"
+    monkeypatch.setattr("gadgets.spool.spool.scans", lambda folder: [gone])
+    assert spool_in(tmp_path).make_room(10)
+    assert not under_way(gone)
+    assert cut_scans(tmp_path) == []
+
+
+def test_a_full_disk_keeps_the_recording_and_the_server(tmp_path):
+    """HDF5 would end the process: nothing is begun that has no room."""
+    command = [sys.executable, "-c", _FULL_DISK, str(tmp_path / "spool")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("4 lines back, no room for ")
+    (kept,) = scans(tmp_path / "spool")
+    with recording(kept) as scan_kept:
+        assert len(list(scan_kept.messages())) == 4
+        assert scan_kept.complete
+
+
 def test_no_two_scans_write_to_one_file(tmp_path):
     written(tmp_path / "a.scan", b"x")
     with pytest.raises(FileExistsError):
@@ -249,6 +308,10 @@ def test_one_bad_recording_does_not_cost_the_others(tmp_path, capsys):
         header = protocol.header(source.header_xml)
     written(tmp_path / "b.scan", protocol.config_script("<configuration/>"), header, *lines, protocol.close())
     arguments = ["replay", str(tmp_path), "-o", str(tmp_path / "out"), "--bundle", "classical", "--device", "cpu"]
-    assert command_line.main(arguments) == 1
-    assert "a.scan is no recording" in capsys.readouterr().err
+    assert command_line.main([*arguments, "--json"]) == 1
+    said = capsys.readouterr()
+    assert "a.scan is no recording" in said.err
+    first, second = json.loads(said.out)
+    assert (first["scan"], first["images"], first["file"], first["faulty"]) == ("a.scan", 0, None, True)
+    assert (second["images"] > 0, second["file"]) == (True, str(tmp_path / "out" / "b.h5"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.h5"]

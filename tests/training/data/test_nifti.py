@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from pass_recon.types import InputError
+from training.data import heads
 from training.data.case_file import CaseFile
 from training.data.jobs import do
 from training.data.nifti import VolumeSettings, find_volumes, mask_boxes, on_grid, parse_name, read_volume
@@ -201,3 +204,14 @@ def test_a_rotten_volume_is_skipped_whatever_is_rotten_in_it(tmp_path, place):
     (tmp_path / "sub_t1.nii.gz").write_bytes(data)
     with pytest.raises(InputError, match="cannot be read"):
         read_volume(tmp_path / "sub_t1.nii.gz", "brain")
+
+
+def test_a_small_file_that_unpacks_to_terabytes_is_refused_with_the_figure(tmp_path):
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((20_000, 20_000, 5_000))
+    header.set_data_dtype(np.float32)
+    with gzip.open(tmp_path / "sub_t1.nii.gz", "wb") as file:
+        file.write(header.binaryblock + bytes(1000))
+    for read in (lambda path: read_volume(path, "brain"), heads._Volume.read):
+        with pytest.raises(InputError, match=r"sub_t1.nii.gz of 20000 by 20000 by 5000 voxels needs about 32000 GB"):
+            read(tmp_path / "sub_t1.nii.gz")
