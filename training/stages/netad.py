@@ -265,6 +265,11 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
         if settings.calibration:
             calibrating = open_images([settings.calibration], "validation", settings.examinations, settings.size)
         examinations = sorted({source.examination for source in sources})
+        if not examinations:
+            raise InputError(
+                f"detectors have nothing to learn from: no training case of {', '.join(map(str, data))} has findings "
+                "with boxes, or slices that are known to be normal"
+            )
         netads = build_detectors(settings, examinations)
         for sentence in without_a_class(held_out, settings):
             run.tell(sentence)
