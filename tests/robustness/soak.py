@@ -42,6 +42,7 @@ SCANS = {"classical.xml": 8, "closed_loop.xml": 2, "networks.xml": 1}
 _ALMOST = 0.02  # of the brightest pixel: images that are computed twice differ in the last digits
 _MORE_THAN_NOISE = 4  # threads and files that a process may have more of at the end than at the beginning
 _MAGNITUDE = 1
+_PATIENCE_S = 240.0  # that a busy machine needs to start a gadget in place of one that was killed
 Table = dict[str, dict[str, int]]
 
 
@@ -56,7 +57,7 @@ class Images(NamedTuple):
 
 def scanned(path: Path, out: Path, port: int, config: str) -> Images:
     """Scan once."""
-    settings = ScanSettings("127.0.0.1", port, config, timeout=60.0, closed_loop=config == "closed_loop.xml")
+    settings = ScanSettings("127.0.0.1", port, config, timeout=_PATIENCE_S, closed_loop=config == "closed_loop.xml")
     with ScanFile(path) as source:
         report = run_scan(source, out, settings)
     return _stored(report)
