@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +98,9 @@ def struck(site: Site, fault: Fault, config: str, path: Path, out: Path, draw: r
     return made
 
 
-def soak(scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "") -> Table:
+def soak(
+    scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "", kinds: Sequence[str] = tuple(KINDS)
+) -> Table:
     """Run so many scans, or for so many minutes; the first are of one kind each.
 
     Parameters
@@ -106,21 +109,24 @@ def soak(scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "")
         How many, which, and how long at most.
     bundle
         Of the scans with networks; without one they are classical too.
+    kinds
+        Of `KINDS`, what may happen.
     """
     draw = random.Random(seed)
-    table = {kind: {"tried": 0, "lost": 0, "silent": 0, "leaked": 0} for kind in KINDS}
+    table = {kind: {"tried": 0, "lost": 0, "silent": 0, "leaked": 0} for kind in kinds}
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (results := folder / "results").mkdir()
         path = patient_file(folder / "patient.h5", slices=SLICES)
         site = Site(folder, bundle)
-        clean = {config: scanned(path, folder / f"clean-{config}.h5", site.server.port, config) for config in _ALL}
+        used = {*SCANS, *(KINDS[kind].scan for kind in kinds if KINDS[kind].scan)}
+        clean = {config: scanned(path, folder / f"clean-{config}.h5", site.server.port, config) for config in used}
         for config, images in clean.items():
             assert len(images.magnitudes) == SLICES, f"a scan without faults fails: {config}, {images.errors}"
         before = {command: command.holds() for command in site.commands}
-        kinds = [*KINDS, *draw.choices(list(KINDS), [kind.weight for kind in KINDS.values()], k=max(scans, 0))]
-        for number, kind in enumerate(kinds[:scans]):
+        drawn = draw.choices(kinds, [KINDS[kind].weight for kind in kinds], k=scans)
+        for number, kind in enumerate([*kinds, *drawn][:scans]):
             if time.monotonic() > until:
                 break
             fault, out = KINDS[kind], results / f"{number}.h5"
@@ -138,9 +144,6 @@ def soak(scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "")
                 command.scanned()
         table["none"]["leaked"] += _leaked(site, before, results)
     return table
-
-
-_ALL = (*SCANS, "gadgets.xml")
 
 
 def _faults(
