@@ -43,10 +43,13 @@ compile 3.10 $locks/gadgetron-cuda.txt pyproject.toml "${server[@]}" --constrain
 printf 'setuptools>=77\nsetuptools-scm>=8\nwheel\n' | compile $PYTHON $locks/build.txt -
 
 cpu=$(mktemp)
-if [ -n "$TORCH_INDEX" ] && printf 'torch==%s+cpu\ntorchvision==%s+cpu\n' "$TORCH" "$TORCHVISION" |
-    compile $PYTHON "$cpu" --default-index "$TORCH_INDEX" --no-deps - 2>/dev/null; then
-    mv "$cpu" $locks/torch-cpu.txt
-else
-    rm -f "$cpu"
-    echo "lock.sh: the index of CPU builds cannot be reached: $locks/torch-cpu.txt stays as it is" >&2
-fi
+for python in $PYTHON 3.10; do
+    if [ "$python" = "$PYTHON" ]; then lock=$locks/torch-cpu.txt; else lock=$locks/torch-cpu-$python.txt; fi
+    if [ -n "$TORCH_INDEX" ] && printf 'torch==%s+cpu\ntorchvision==%s+cpu\n' "$TORCH" "$TORCHVISION" |
+        compile "$python" "$cpu" --default-index "$TORCH_INDEX" --no-deps - 2>/dev/null; then
+        cp "$cpu" "$lock"
+    else
+        echo "lock.sh: the index of CPU builds cannot be reached: $lock stays as it is" >&2
+    fi
+done
+rm -f "$cpu"

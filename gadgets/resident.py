@@ -10,12 +10,13 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from gadgetron.external.connection import Connection
@@ -33,12 +34,17 @@ from gadgets.pipelines import pipeline_for, warm_up
 from gadgets.properties import Properties
 from gadgets.protocol import Message
 from gadgets.protocol.admission import Admission, Refused, turn_away
+from gadgets.protocol.bounded import BoundedQueue
 from gadgets.protocol.bytes import U16
-from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit, share_cores
+from gadgets.protocol.connection import GadgetConnection, Stage, converse, run_to_exit
+from pass_recon.common.memory import limit
+from pass_recon.common.process import prepare_process
 from pass_recon.types import InputError, PassError
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
+_MOST_WAITING = 128 << 20  # bytes of slices from a file that wait to be reconstructed
+_LESS_PRIORITY = 5  # of a reconstruction: a scanner waits for the plan
 
 
 def serve_resident(
@@ -81,7 +87,7 @@ def serve_resident(
     InputError, BundleError
         If the address cannot be listened on, or there is no such bundle or device.
     """
-    share_cores()
+    prepare_process()
     warm_up(properties or Properties())
     may_use = _Bundles((properties or Properties()).bundle, bundle_folders)
     stop = stop or threading.Event()
@@ -215,8 +221,10 @@ def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:
     def stage(items: Iterator[Any]) -> Iterable[Any]:
         # The generator that is returned plans; what it would have to wait for happens on the thread of `_Worker`.
         planned = feed_back(buffer_lines(items, scan), scan, pipeline)
+        # A scanner waits for the plans of the next slices however many are still to be reconstructed; a file does not.
+        most = limit() // 4 if scan.properties.mode == "closed_loop" else _MOST_WAITING
         with _Worker(
-            lambda slices: sent_to_pacs(overlay(reconstruct(slices, scan, pipeline)), scan), connection.send
+            lambda slices: sent_to_pacs(overlay(reconstruct(slices, scan, pipeline)), scan), connection.send, most
         ) as worker:
             for item in planned:
                 if isinstance(item, ReconData):
@@ -228,12 +236,22 @@ def _all_stages(scan: ScanContext, connection: GadgetConnection) -> Stage:
     return stage
 
 
-class _Worker:
-    """Runs a stage on a thread of its own and sends what comes out; an exception comes out of ``put`` or ``wait``."""
+def _give_way() -> None:
+    """Let this thread, and those that torch starts for it, compute less while other threads want the cores."""
+    if sys.platform == "linux":  # elsewhere all threads of a process have one priority
+        this = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, this, os.getpriority(os.PRIO_PROCESS, this) + _LESS_PRIORITY)
 
-    def __init__(self, stage: Stage, send: Callable[[Any], None]) -> None:
+
+class _Worker:
+    """Runs a stage on a thread of its own and sends what comes out; an exception comes out of ``put`` or ``wait``.
+
+    ``put`` waits while slices of more than ``most`` bytes are still to be reconstructed.
+    """
+
+    def __init__(self, stage: Stage, send: Callable[[Any], None], most: int) -> None:
         self._stage, self._send = stage, send
-        self._slices: SimpleQueue[ReconData | None] = SimpleQueue()
+        self._slices: BoundedQueue[ReconData | None] = BoundedQueue(most)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=in_this_scan(self._work), name="reconstruction", daemon=True)
 
@@ -247,7 +265,7 @@ class _Worker:
     def put(self, item: ReconData) -> None:
         """Hand over a slice."""
         self._raise()
-        self._slices.put(item)
+        self._slices.put(item, _size(item))
 
     def wait(self) -> None:
         """Until everything handed over is sent."""
@@ -260,8 +278,15 @@ class _Worker:
             raise self._error
 
     def _work(self) -> None:
+        _give_way()
         try:
             for item in self._stage(iter(self._slices.get, None)):
                 self._send(item)
         except Exception as error:  # noqa: BLE001, handed over to the session's thread
             self._error = error
+            self._slices.clear()  # nobody waits for room any more
+
+
+def _size(item: ReconData) -> int:
+    """Bytes of the k-space of a slice."""
+    return sum(part.data.nbytes for bit in item for part in (bit.data, bit.ref) if part is not None)

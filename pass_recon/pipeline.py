@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pass_recon.anomaly import AnomalyResult, describe
+from pass_recon.arrays import kspace_of_acs, maps_of, masked_kspace, slices_of
 from pass_recon.bundles import Bundle, load_bundle
 from pass_recon.cleaning import CleanScan, clean, joined
 from pass_recon.networks import in_bfloat16, single_precision
@@ -24,6 +25,7 @@ from pass_recon.preparation import (
     MINIMUM_CALIBRATION_WIDTH,
     PreparedScan,
     classical_image,
+    glimpse,
     no_calibration,
     prepare,
     scale_lines,
@@ -154,22 +156,22 @@ class Pipeline:
             If shapes do not go together, a sample is not finite, or the lines do not surround the centre of k-space.
         """
         start = perf_counter()
-        kspace, lines = self._on_grid(acs, acs_lines, shape)
+        kspace, lines = kspace_of_acs(acs, acs_lines, shape, self.device)
         if self.bundle is None or self.bundle.sampler.personal is None or not self._own:
             plan = self.population_plan(shape[1], reachable=reachable)
             plan.seconds["plan"] = perf_counter() - start
             return plan
-        found = inspect(kspace, lines)
+        found = inspect(kspace, lines, brief=True)
         quality = (*check_matrix(shape, TrainedFor()), *found.findings)
         if found.empty:
             plan = self.population_plan(shape[1], reachable=reachable, fallback=quality[-1].sentence)
             return replace(plan, quality=quality)
-        known = None if coil_maps is None else self._maps(coil_maps, kspace[None])[:, found.coils]
+        known = None if coil_maps is None else maps_of(coil_maps, kspace[None])[:, found.coils]
         usable, trusted = found.kspace[found.coils][None], found.calibration_lines.cpu()
-        prepared = prepare(usable, lines, coil_maps=known, calibration_lines=trusted)
-        seen = self._look(prepared.acs_image)
+        image = glimpse(usable, lines, trusted) if known is None else prepare(usable, lines, coil_maps=known).acs_image
+        seen = self._look(image)
         looked = perf_counter()
-        logits = self.bundle.sampler(prepared.acs_image, None if seen is None else seen.map)[0].cpu()
+        logits = self.bundle.sampler(image, None if seen is None else seen.map)[0].cpu()
         budget = line_budget(shape[1], self.acceleration)
         chosen = select_lines(logits, lines, budget, _reachable(shape[1], reachable))
         return SamplingPlan(
@@ -453,19 +455,13 @@ class Pipeline:
         coil_maps: ArrayLike | None,
         multiband: int,
     ) -> list[CleanScan]:
-        data, mask = self._checked(kspace, line_mask)
-        source = None if calibration is None else _batched(self._complex(calibration))
+        data, mask = masked_kspace(kspace, line_mask, self.device)
+        source = None if calibration is None else slices_of(calibration, self.device)
         if source is not None and source.shape != data.shape:
             raise InputError(f"calibration {tuple(source.shape)} and k-space {tuple(data.shape)} differ in shape")
-        known = None if coil_maps is None else self._maps(coil_maps, data)
+        known = None if coil_maps is None else maps_of(coil_maps, data)
         trained = None if self.bundle is None else TrainedFor()
         return clean(data, mask, calibration=source, coil_maps=known, trained=trained, multiband=multiband)
-
-    def _maps(self, coil_maps: ArrayLike, kspace: Tensor) -> Tensor:
-        maps = _batched(torch.as_tensor(coil_maps).to(self.device, torch.complex64))
-        if maps.shape != kspace.shape:
-            raise InputError(f"coil maps {tuple(maps.shape)} and k-space {tuple(kspace.shape)} differ in shape")
-        return maps
 
     def _look(self, image: Tensor) -> AnomalyResult | None:
         """What the detector sees in images ``(b, ro, pe)``; None where there is none."""
@@ -475,40 +471,6 @@ class Pipeline:
         assert self.netad is not None
         return tuple(findings.boxes for findings in describe(self.netad, seen, pixel_mm=pixel_mm))
 
-    def _on_grid(self, acs: ArrayLike, acs_lines: ArrayLike, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """K-space ``(coils, ro, pe)`` that holds the ACS and nothing else, and the mask ``(pe,)`` of its lines."""
-        data = self._complex(acs)
-        indices = np.asarray(acs_lines)
-        if indices.dtype == bool:
-            indices = indices.nonzero()[0]
-        if data.ndim != 3 or data.shape[1:] != (shape[0], len(indices)):
-            raise InputError(
-                f"ACS of shape {tuple(data.shape)} is not (coils, {shape[0]}, {len(indices)}), what grid and lines say"
-            )
-        if not all(0 <= index < shape[1] for index in indices):
-            raise InputError(f"ACS lines {indices.min()} to {indices.max()} do not lie within {shape[1]} lines")
-        grid, lines = data.new_zeros(data.shape[0], *shape), torch.zeros(shape[1], dtype=torch.bool)
-        grid[..., torch.as_tensor(indices)] = data
-        lines[torch.as_tensor(indices)] = True
-        return grid, lines
-
-    def _checked(self, kspace: ArrayLike, line_mask: ArrayLike) -> tuple[Tensor, Tensor]:
-        """Masked k-space ``(slices, coils, ro, pe)`` and its mask ``(pe,)``."""
-        data, mask = self._complex(kspace), torch.as_tensor(np.asarray(line_mask), device=self.device)
-        if data.ndim not in (3, 4):
-            raise InputError(f"k-space must be ([slices,] coils, ro, pe), got shape {tuple(data.shape)}")
-        if mask.dtype != torch.bool or mask.shape != data.shape[-1:]:
-            raise InputError(
-                f"the line mask must be bool of shape ({data.shape[-1]},), got {mask.dtype} {tuple(mask.shape)}"
-            )
-        return _batched(data * mask), mask
-
-    def _complex(self, array: ArrayLike) -> Tensor:
-        data = torch.as_tensor(array).to(self.device, torch.complex64)
-        if not torch.isfinite(torch.view_as_real(data)).all():
-            raise InputError("the k-space holds NaN or infinity")
-        return data
-
 
 def _reachable(pe: int, reachable: tuple[int, int] | None) -> Tensor | None:
     return None if reachable is None else reachable_lines(pe, *reachable)
@@ -516,10 +478,6 @@ def _reachable(pe: int, reachable: tuple[int, int] | None) -> Tensor | None:
 
 def _share_in_common(one: Tensor, other: Tensor) -> float:
     return int((one & other).sum()) / max(int(one.sum()), int(other.sum()))
-
-
-def _batched(array: Tensor) -> Tensor:
-    return array if array.ndim == 4 else array[None]
 
 
 def _intermediates(prepared: PreparedScan, iterates: list[Iterate], coils: Tensor) -> dict[str, Tensor]:

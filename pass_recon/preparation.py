@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pass_recon.physics.coils import compress_coils, espirit_maps
-from pass_recon.physics.fourier import power, resize_centre
+from pass_recon.physics.fourier import fft1c, ifft1c, power, resize_centre
 from pass_recon.reconstruction.classical import (
     cg_sense,
     low_resolution_phase,
@@ -26,6 +26,10 @@ MAXIMUM_CALIBRATION_WIDTH = MOST_FOR_MAPS
 MINIMUM_CALIBRATION_WIDTH = 4
 VIRTUAL_COILS = 12
 _READOUT_GAP = 0.2
+_KERNEL_WIDTH = 10
+# A first glimpse is taken with fewer coils and a smaller kernel, on a grid along phase encoding that holds the lines of
+# the ACS, what the coil maps add to them, and some room to spare.
+_GLIMPSE_COILS, _GLIMPSE_KERNEL_WIDTH, _GLIMPSE_ROOM = 6, 6, 38
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,53 @@ def prepare(
     """
     scale = intensity_scale(kspace, acs)
     if coil_maps is None:
-        lines = acs if calibration_lines is None else calibration_lines
-        run = calibration_run(lines)
-        if len(run) < MINIMUM_CALIBRATION_WIDTH and kspace.shape[-3] > 1:
-            raise InputError(no_calibration(lines))
+        run = _run_for_maps(acs if calibration_lines is None else calibration_lines, kspace.shape[-3])
         source = kspace if calibration is None else calibration
         # Lines that are moved as a whole give the object another phase, and the coils the same maps.
         coil_maps = _maps_of_lines(source[..., run.start : run.stop], kspace.shape[-1])
     # Real numbers times real ones: a complex tensor divided by a real one takes five times as long.
     scaled = torch.view_as_complex(torch.view_as_real(kspace) * (1 / scale)[..., None, :, :, None])
     return PreparedScan(scaled, coil_maps, scale, acs)
+
+
+def glimpse(kspace: Tensor, acs: Tensor, calibration_lines: Tensor) -> Tensor:
+    r"""The image of the ACS that a plan is made from, in a quarter of the time of ``prepare(...).acs_image``.
+
+    Few lines make an image that is smooth along phase encoding, and so are its coil maps: on a grid of few points
+
+    .. math:: x = P \sum_c \bar S_c\, F^H y_c
+
+    is all there is, and P, zero-filling in k-space, gives the other pixels. Plans differ from those of the whole image
+    in one line of 80, once in six.
+
+    Parameters
+    ----------
+    kspace
+        ``(slices, coils, ro, pe)`` complex64.
+    acs
+        ``(pe,)`` bool: the lines to make the image of.
+    calibration_lines
+        ``(pe,)`` bool: the lines to estimate the coil maps from, of which those of `calibration_run` count.
+
+    Returns
+    -------
+    Tensor
+        ``(slices, ro, pe)`` complex64, in no particular unit.
+
+    Raises
+    ------
+    InputError
+        If there are too few lines around the centre to estimate coil maps from.
+    """
+    pe, run = kspace.shape[-1], _run_for_maps(calibration_lines, kspace.shape[-3])
+    grid = min(pe, -(-(int(acs.sum()) + _GLIMPSE_ROOM) // 16) * 16)
+    largest = torch.view_as_real(kspace).abs().amax((-4, -3, -2, -1), keepdim=True).squeeze(-1).clamp(min=1e-30)
+    lines = resize_centre(kspace * (acs.to(kspace.device) / largest), (kspace.shape[-2], grid))
+    lines, matrix = compress_coils(lines, min(_GLIMPSE_COILS, lines.shape[-3]))
+    calibration = matrix @ kspace[..., run.start : run.stop].flatten(-2)
+    maps = _maps_of_lines(calibration.unflatten(-1, (-1, len(run))), grid, kernel_width=_GLIMPSE_KERNEL_WIDTH)
+    small = zero_filled(lines, maps, lines.new_ones(grid, dtype=torch.bool))
+    return ifft1c(resize_centre(fft1c(small, -1), (small.shape[-2], pe)), -1)
 
 
 def classical_image(scan: PreparedScan, line_mask: Tensor) -> Tensor:
@@ -133,6 +174,13 @@ def no_calibration(lines: Tensor) -> str:
     )
 
 
+def _run_for_maps(lines: Tensor, coils: int) -> range:
+    run = calibration_run(lines)
+    if len(run) < MINIMUM_CALIBRATION_WIDTH and coils > 1:
+        raise InputError(no_calibration(lines))
+    return run
+
+
 def acs_maps(kspace: Tensor, width: int) -> Tensor:
     """Coil maps from the ACS as a plan and a reconstruction use them.
 
@@ -158,7 +206,7 @@ def acs_maps(kspace: Tensor, width: int) -> Tensor:
     return _maps_of_lines(resize_centre(kspace, (kspace.shape[-2], width)), kspace.shape[-1])
 
 
-def _maps_of_lines(lines: Tensor, pe: int) -> Tensor:
+def _maps_of_lines(lines: Tensor, pe: int, *, kernel_width: int = _KERNEL_WIDTH) -> Tensor:
     """Maps ``(..., coils, ro, pe)`` of consecutive lines ``(..., coils, ro, n)``."""
     coils, ro, width = lines.shape[-3:]
     if coils == 1:  # Nothing tells a coil from the object: a crop would only blacken dark tissue.
@@ -173,7 +221,7 @@ def _maps_of_lines(lines: Tensor, pe: int) -> Tensor:
     # energy; with ten, images of the knee lose 0.2 dB.
     virtual, matrix = compress_coils(centre, min(coils, VIRTUAL_COILS))
     virtual = resize_centre(virtual, (ro, pe))
-    maps = espirit_maps(virtual, region, kernel_width=10, threshold=0.03, crop=0.6, gap=gap)
+    maps = espirit_maps(virtual, region, kernel_width=kernel_width, threshold=0.03, crop=0.6, gap=gap)
     return (matrix.mH @ maps.flatten(-2)).unflatten(-1, maps.shape[-2:])
 
 

@@ -6,12 +6,12 @@ Exit codes: 0 all is well; 1 bad input, or a scan that failed, with a sentence o
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
+from pass_recon.common.process import prepare_process
 from pass_recon_cli.terminal import plain_output
 
 # One line registers a command: a module with `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`. These
@@ -27,6 +27,7 @@ COMMANDS = (
     "pass_recon_cli.stream",
     "pass_recon_cli.report",
     "pass_recon_cli.dicom",
+    "pass_recon_cli.monitor",
     "pass_recon_cli.openrecon",
     "pass_recon_cli.fastmri2mrd",
     "pass_recon_cli.doctor",
@@ -115,9 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2
-    # OpenMP threads that spin while they wait for each other make torch 30 times slower as soon as something else wants
-    # the same cores, as in a chain of processes. It is read when torch is imported; processes started here inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
     with plain_output():
         return _run(args)
 

@@ -15,18 +15,24 @@ if TYPE_CHECKING:
 
 
 def add_monitoring_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--metrics-port`, `--metrics-host`, `--log-format` and `--quiet`."""
+    """Add `--metrics-port`, `--metrics-host`, `--monitor-everywhere`, `--log-format` and `--quiet`."""
     parser.add_argument(
         "--metrics-port",
         type=int,
         metavar="PORT",
-        help="answer /healthz, /readyz, /metrics on this port, 0 for any free one; needs .[metrics]; default: nowhere",
+        help="answer /healthz, /readyz, /metrics and, with the monitor page, / on this port, 0 for any free one; "
+        "needs .[metrics]; default: nowhere",
     )
     parser.add_argument(
         "--metrics-host",
         default="127.0.0.1",
         metavar="HOST",
         help="address for them; default: %(default)s, this machine",
+    )
+    parser.add_argument(
+        "--monitor-everywhere",
+        action="store_true",
+        help="show the monitor page, with images of patients, to whoever reaches the port; default: this machine",
     )
     parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="json: one object a line, with the scan's id"
@@ -63,17 +69,23 @@ def monitored(
     readiness = Readiness()
     if args.metrics_port is None:
         return Monitored(readiness, ())
+    from gadgets.monitoring.live import LiveScans
     from gadgets.monitoring.metrics import Metrics
+    from gadgets.monitoring.pages import monitor_pages
 
     metrics = Metrics()
     readiness.require("warm", lambda: "" if started.is_set() else "it is being started")
     readiness.require("staying", lambda: "it is about to end" if stop.is_set() else "")
-    beside.enter_context(health_server(args.metrics_host, args.metrics_port, readiness, metrics.text))
+    pages = monitor_pages(live := LiveScans(), readiness)
+    everywhere = args.monitor_everywhere
+    beside.enter_context(
+        health_server(args.metrics_host, args.metrics_port, readiness, metrics.text, pages, everywhere=everywhere)
+    )
     readiness.require("bundles", Once(after(started, stop, _verify_bundles), "bundles are being verified"))
     readiness.require(
         "device", Once(after(started, stop, lambda: _find_device(device)), "the device is being looked for")
     )
-    return Monitored(readiness, (metrics,))
+    return Monitored(readiness, (metrics, live))
 
 
 def after(started: threading.Event, stop: threading.Event, work: Callable[[], object]) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -34,12 +35,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="for the images; default: DIR/images")
     parser.add_argument("--all", action="store_true", help="complete scans too")
     add_property_options(parser, otherwise="as the scan had it")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say only what is at fault")
+    parser.add_argument("--json", action="store_true", help="say what came of each as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say only what is at fault, no progress bar")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct each; 0 if each gave images and nothing was at fault."""
+    from tqdm import tqdm
+
     from gadgets.spool.spool import RAW_FILE, cut_scans, scans
     from pass_recon.types import InputError, PassError
 
@@ -55,18 +59,25 @@ def run(args: argparse.Namespace) -> int:
         there = scans(folder)
         complete = sum(one.suffix == RAW_FILE for one in there)
         going_on = sum(map(_is_under_way, there))
+        if args.json:
+            sys.stdout.write("[]\n")
+            return 0
         sys.stdout.write(f"no scan in {folder} was cut; {complete} are complete, see --all; {going_on} are under way\n")
         return 0
     out = args.out or folder / "images"
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    failed = 0
-    for path in files:
+    told = []
+    for path in tqdm(files, unit="scan", desc="replay", disable=True if args.quiet or args.json else None):
+        target = out / f"{path.stem}.h5"
         try:
-            failed += _replay(path, out / f"{path.stem}.h5", args)
+            images, faulty = _replay(path, target, args)
         except PassError as error:  # one that cannot be read is no reason to leave out the others
             sys.stderr.write(f"pass-recon replay: {path.name}: {error}\n")
-            failed += 1
-    return int(failed > 0)
+            images, faulty = 0, True
+        told.append({"scan": path.name, "images": images, "file": str(target) if images else None, "faulty": faulty})
+    if args.json:
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+    return int(any(one["faulty"] for one in told))
 
 
 def _wait_for_the_dying(folder: Path) -> None:
@@ -85,8 +96,8 @@ def _is_under_way(path: Path) -> bool:
     return path.suffix == RECORDING and under_way(path)
 
 
-def _replay(path: Path, target: Path, args: argparse.Namespace) -> bool:
-    """Reconstruct one scan; returns whether something was at fault."""
+def _replay(path: Path, target: Path, args: argparse.Namespace) -> tuple[int, bool]:
+    """Reconstruct one scan; returns how many images there are, and whether something was at fault."""
     from gadgets.converters.image_file import ImageFile, default_group
     from gadgets.offline import Account, reconstructed
     from gadgets.properties import as_texts
@@ -104,11 +115,11 @@ def _replay(path: Path, target: Path, args: argparse.Namespace) -> bool:
     write_failures("replay", account.all, f"{path.name}: ")
     if output.kept:
         target.chmod(0o600)
-        if not args.quiet:
+        if not args.quiet and not args.json:
             sys.stdout.write(f"{path.name}: {output.images} images in {target}\n")
     else:
         sys.stderr.write(f"pass-recon replay: {path.name} gives no image\n")
-    return account.failed
+    return output.images if output.kept else 0, account.failed
 
 
 @contextmanager

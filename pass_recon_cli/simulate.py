@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -38,6 +39,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     add_patient_options(parser)
     parser.add_argument("-o", "--outfile", default="patient.h5", help="MRD file to write; default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="say what was written as JSON")
     return parser
 
 
@@ -65,10 +67,17 @@ def run(args: argparse.Namespace) -> int:
     from gadgets.converters.patient_file import write_patient
 
     lines = args.slices * args.matrix[1]
-    with tqdm(total=lines, unit="line", desc="simulate", disable=None) as bar:  # None: unless stderr is a terminal
+    with tqdm(
+        total=lines, unit="line", desc="simulate", disable=True if args.json else None
+    ) as bar:  # None: a terminal
         patient = simulated_patient(args)
         write_patient(args.outfile, patient, progress=bar.update)
     lesions = sum(len(boxes) for boxes in patient.boxes)
+    if args.json:
+        told = {"file": args.outfile, "anatomy": patient.anatomy, "contrast": patient.contrast, "slices": args.slices}
+        told |= {"matrix": args.matrix, "coils": args.coils, "lesion_sections": lesions, "seed": args.seed}
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        return 0
     size = "×".join(map(str, args.matrix))
     sys.stdout.write(
         f"{args.outfile}: {patient.anatomy} {patient.contrast}, {args.slices} slices of {size}, {args.coils} coils, "

@@ -108,11 +108,19 @@ def _add_split_options(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare, describe, report."""
     from pass_recon.types import InputError
-    from training.data.jobs import run_jobs
+    from training.data.jobs import run_jobs, space_for
     from training.data.manifest import write_manifest
+    from training.engine.amounts import gigabytes
 
     jobs = _jobs(args)
     settings = _split_settings(args)
+    space = space_for(jobs, args.output)
+    _say(f"{args.output} will take about {gigabytes(space.needed)} more; {gigabytes(space.free)} are free there")
+    if space.needed > space.free:
+        raise InputError(
+            f"{args.output} needs about {gigabytes(space.needed)} and has {gigabytes(space.free)}: give another "
+            "folder, fewer files or acquisitions, or a smaller --matrix"
+        )
     outcomes = run_jobs(jobs, args.output, workers=args.workers, scheduler=args.scheduler)
     manifest = write_manifest(args.output, settings, outcomes)
     _report(args.output, manifest, outcomes)

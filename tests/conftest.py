@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from importlib.util import find_spec
 from pathlib import Path
 
-# Before torch starts its threads: where processes share the cores, spinning threads cost far more than they save.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from pass_recon.common.process import prepare_process
+
+prepare_process()  # before torch starts its threads
 
 import pytest
 import torch

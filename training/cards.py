@@ -42,8 +42,20 @@ def _sentence(row: Mapping[str, Any]) -> str:
         origin = f"images ({row['source']}) with simulated coils, phase and noise"
     return (
         f"{row['dataset']}: {row['examination']}, {row['patients']} patients, {row['slices']} slices, "
-        f"{row['annotated']} cases with boxes, {origin}"
+        f"{row['annotated']} cases with boxes, {origin}{_grid(row)}"
     )
+
+
+def _grid(row: Mapping[str, Any]) -> str:
+    """Sizes of pixels, and how many lines there were; runs from before they were written down say nothing."""
+    pixels, lines = row.get("pixel_mm"), row.get("measured_lines")
+    told = f", pixels of {_range(pixels)} mm" if pixels else ""
+    return told + (f", {_range(lines)} lines" if lines else "")
+
+
+def _range(ends: Sequence[float]) -> str:
+    low, high = (f"{end:.3g}" for end in ends)
+    return low if low == high else f"{low} to {high}"
 
 
 def _origin(facts: Sequence[Mapping[str, Any]]) -> str:

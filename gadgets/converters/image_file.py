@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import ismrmrd
 
-from gadgets.mrd.dataset import dataset
+from gadgets.mrd.dataset import dataset, open_dataset
 from pass_recon.common.files import locked, reserve, written_aside
 from pass_recon.common.hdf5 import make_room, open_hdf5
 from pass_recon.types import InputError
@@ -111,7 +111,7 @@ class ImageFile:
                 reserve(self._aside, room)
                 if self._file is None:
                     h5py.File(self._aside, "w").close()
-                    self._file = ismrmrd.Dataset(str(self._aside), self.group, mode="a")
+                    self._file = open_dataset(self._aside, self.group, "a")
                 self._file.append_image(self._place(self._file, image), image)
             except OSError as error:
                 self._full = self._full or f"no room for all images in {self.path.parent}: {error.strerror or error}"
@@ -225,7 +225,7 @@ class ImageFile:
         if group is None:
             return name
         first = group["header"][0]
-        shape = (*image.matrix_size, image.channels)
+        shape = (*image.getHead().matrix_size, image.channels)
         if (*first["matrix_size"], first["channels"]) == shape and first["data_type"] == image.data_type:
             return name
         return f"{name}_{'x'.join(map(str, shape))}"

@@ -16,7 +16,8 @@ def with_plain_texts(record: Record) -> Record:
 
     Control characters, such as those that turn the direction of reading, are replaced by U+FFFD.
     """
-    return _plain(record)  # type: ignore[no-any-return]
+    plain: Record = _plain(record)
+    return plain
 
 
 def _plain(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What whoever runs a server watches: scans by their ids, logs, health and metrics. It knows nothing of images."""
+"""What whoever runs a server watches: scans by their ids, logs, health and metrics, the newest image of each scan."""

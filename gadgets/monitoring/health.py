@@ -1,20 +1,34 @@
-"""Health over HTTP, for those who start and stop servers by it: ``/healthz``, ``/readyz`` and ``/metrics``."""
+"""Health over HTTP, for those who start and stop servers by it: ``/healthz``, ``/readyz`` and ``/metrics``.
+
+Pages that show images of patients are for this machine alone, whatever address the port has, unless told otherwise.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from pass_recon.types import InputError
 
 log = logging.getLogger(__name__)
 
-_JSON = "application/json"
+JSON = "application/json"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+Answer = tuple[int, str, bytes]
+"""Status, type of the content, content."""
 
 
 class Readiness:
@@ -58,7 +72,15 @@ class Once:
 
 
 @contextmanager
-def health_server(host: str, port: int, readiness: Readiness, metrics: Callable[[], bytes]) -> Iterator[int]:
+def health_server(
+    host: str,
+    port: int,
+    readiness: Readiness,
+    metrics: Callable[[], bytes],
+    confidential: Mapping[str, Callable[[str], Answer]] | None = None,
+    *,
+    everywhere: bool = False,
+) -> Iterator[int]:
     """Answer on a port of its own; the value is the port.
 
     Parameters
@@ -69,6 +91,10 @@ def health_server(host: str, port: int, readiness: Readiness, metrics: Callable[
         For ``/readyz``: 200 or 503, and the conditions as JSON.
     metrics
         Gives ``/metrics`` in Prometheus' text format.
+    confidential
+        Pages by their paths, made from what follows the question mark.
+    everywhere
+        Show these to whoever reaches the port, not only to this machine.
 
     Raises
     ------
@@ -78,10 +104,12 @@ def health_server(host: str, port: int, readiness: Readiness, metrics: Callable[
 
     class Handler(_Handler):
         pages = {  # noqa: RUF012, made anew for each server
-            "/healthz": lambda: (200, _JSON, b'{"alive": true}\n'),
+            "/healthz": lambda: (200, JSON, b'{"alive": true}\n'),
             "/readyz": lambda: _ready_page(readiness),
             "/metrics": lambda: (200, "text/plain; version=0.0.4; charset=utf-8", metrics()),
         }
+
+    Handler.confidential, Handler.everywhere = confidential or {}, everywhere
 
     try:
         server = ThreadingHTTPServer((host, port), Handler)
@@ -100,27 +128,50 @@ def health_server(host: str, port: int, readiness: Readiness, metrics: Callable[
         thread.join()
 
 
-def _ready_page(readiness: Readiness) -> tuple[int, str, bytes]:
+def _ready_page(readiness: Readiness) -> Answer:
     unmet = readiness.unmet()
     told = {"ready": not unmet, "conditions": {name: unmet.get(name, "ok") for name in readiness.conditions}}
-    return (503 if unmet else 200), _JSON, json.dumps(told, ensure_ascii=False).encode() + b"\n"
+    return (503 if unmet else 200), JSON, json.dumps(told, ensure_ascii=False).encode() + b"\n"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    pages: dict[str, Callable[[], tuple[int, str, bytes]]]
+    pages: Mapping[str, Callable[[], Answer]]
+    confidential: Mapping[str, Callable[[str], Answer]]
+    everywhere: bool
     timeout = 10
 
     def do_GET(self) -> None:
-        page = self.pages.get(self.path.partition("?")[0])
-        if page is None:
-            self.send_error(404, f"here are {', '.join(self.pages)}")
-            return
-        status, kind, content = page()
+        path, _, query = self.path.partition("?")
+        if path in self.pages:
+            self._answer(*self.pages[path]())
+        elif path not in self.confidential:
+            self.send_error(404, f"here are {', '.join([*self.pages, *self.confidential])}")
+        elif not self.everywhere and not (_is_loopback(self.client_address[0]) and self._asked_for_this_machine()):
+            self.send_error(403, "images are shown on this machine alone (--monitor-everywhere)")
+        else:
+            self._answer(*self.confidential[path](query))
+
+    def _asked_for_this_machine(self) -> bool:
+        """Whether the browser knows us under a name of this machine: a page of others may have lent it theirs."""
+        try:
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:
+            return False
+        return name == "localhost" or _is_loopback(name)
+
+    def _answer(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **_HEADERS}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
         log.debug(format, *arguments)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from ismrmrd import Meta
 from gadgets.monitoring.observers import Kind, Outcome
 from gadgets.protocol import Message, MessageId
 from gadgets.protocol.bytes import U64
+from pass_recon.common.memory import device_used
 from pass_recon.types import InputError
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -75,7 +75,7 @@ class Metrics:
         self._quality = prometheus.Counter("pass_quality_findings", "Faults of data", ["finding"], registry=registry)
         self._messages = prometheus.Counter("pass_messages_told", "Errors and warnings", ["kind"], registry=registry)
         device = prometheus.Gauge("pass_device_memory_bytes", "Memory that torch holds on the GPU", registry=registry)
-        device.set_function(_device_memory)
+        device.set_function(device_used)
         for outcome in ("ok", "with_errors", "failed", "cut"):
             self._scans.labels(outcome)
         self._lock = threading.Lock()
@@ -109,17 +109,17 @@ class Metrics:
     def _sent(self, message: Message) -> None:
         if message.id != MessageId.IMAGE:
             return
-        head, meta = _without_pixels(message.body)
+        head, meta = without_pixels(message.body)
         self._images.labels(str(head.image_series_index)).inc()
         if "PASS_lines" in meta:
-            self._plan.observe(_seconds(meta))
+            self._plan.observe(computing_seconds(meta))
         elif head.image_series_index == 1:
-            self._image.observe(_seconds(meta))
+            self._image.observe(computing_seconds(meta))
         else:
             return  # the other series repeat what is told with the first
         if fallback := meta.get("PASS_fallback"):
             self._fallbacks.labels(reason_of(str(fallback))).inc()
-        for word in _listed(meta.get("PASS_quality")):
+        for word in listed(meta.get("PASS_quality")):
             self._quality.labels(word).inc()
 
     def _told(self, kind: Kind) -> None:
@@ -148,23 +148,19 @@ class _ScanMetrics:
         self._metrics._ended(self._scan_id, outcome, seconds)
 
 
-def _without_pixels(body: bytes) -> tuple[ismrmrd.ImageHeader, Meta]:
+def without_pixels(body: bytes) -> tuple[ismrmrd.ImageHeader, Meta]:
+    """Header and meta of the body of an Image."""
     size = ctypes.sizeof(ismrmrd.ImageHeader)
     length = U64.unpack_from(body, size)[0]
     text = body[size + U64.size : size + U64.size + length]
     return ismrmrd.ImageHeader.from_buffer_copy(body[:size]), Meta.deserialize(text) if text else Meta()
 
 
-def _seconds(meta: Meta) -> float:
+def computing_seconds(meta: Meta) -> float:
+    """How long a plan or an image took to compute, as its meta tells."""
     return sum(float(str(value)) for name, value in meta.items() if name.startswith(_PREFIX))
 
 
-def _listed(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value] if value else []
-
-
-def _device_memory() -> float:
-    torch = sys.modules.get("torch")  # never imported for this
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return 0.0
-    return float(sum(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count())))
+def listed(value: Any) -> list[str]:
+    """The values of a meta attribute, which may be there once, several times or not at all."""
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import ismrmrd
 
+IMTYPE_RGB = getattr(ismrmrd.constants, "IMTYPE_RGB", 6)
+
 
 def open_dataset(path: str | Path, group: str, mode: Literal["r", "a"]) -> ismrmrd.Dataset:
     """Open a group to read it or to add to it; the file of one that is added to is made if it is missing.

@@ -16,6 +16,7 @@ from ismrmrd.meta import Meta
 from numpy.typing import ArrayLike, NDArray
 
 from gadgets.mrd.buffers import SliceData
+from gadgets.mrd.dataset import IMTYPE_RGB
 from gadgets.mrd.header import Encoding, ScanContext
 from pass_recon.types import Box, QualityFinding, Reconstruction, SamplingPlan
 
@@ -206,7 +207,7 @@ def image_like(template: Image, channels: Sequence[NDArray[Any]], *, series: int
     """
     header = ImageHeader.from_buffer_copy(template.getHead())
     header.image_series_index = series
-    header.image_type = constants.IMTYPE_RGB if len(channels) == 3 else constants.IMTYPE_MAGNITUDE
+    header.image_type = IMTYPE_RGB if len(channels) == 3 else constants.IMTYPE_MAGNITUDE
     return _image(np.stack([channel.T for channel in channels])[:, None], header, {**template.meta, **meta})
 
 

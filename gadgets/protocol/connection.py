@@ -40,6 +40,7 @@ from gadgets.protocol import MessageId, name_of
 from gadgets.protocol.bounded import BoundedQueue
 from gadgets.protocol.parameters import known_and_unknown, parameters_in
 from pass_recon.common.memory import keep_to_what_was_told, limit
+from pass_recon.common.process import prepare_process
 from pass_recon.common.xml import parse_xml
 from pass_recon.types import PassError
 
@@ -50,6 +51,8 @@ _IMAGE_TYPES = tuple(np.dtype(kind) for kind in ("uint16", "uint32", "float32", 
 _ABANDON_AFTER_S = 3.0
 _LINGER_S = 2.0
 _HANDSHAKE_S = 30.0
+# Of lines alone, which no plan comes after: as much as keeps a reader busy.
+_LINES_AHEAD = 64 << 20
 _MAXIMUM_REPORTS = 20
 
 
@@ -92,6 +95,8 @@ class GadgetConnection:
     patient
         Keep an error that ends the scan until all input has come: behind ``<connect>`` a server that receives an Error
         hangs up on its client while that still sends, and the client never reads the sentence.
+    ahead
+        Bytes to read ahead; by default up to where the machine would suffer.
 
     Attributes
     ----------
@@ -111,6 +116,7 @@ class GadgetConnection:
         on_lost: Callable[[], None] = lambda: None,
         *,
         patient: bool = False,
+        ahead: int | None = None,
     ) -> None:
         # A server hands on what its client sent, and some clients count a NUL into the length.
         self.config, self.header = config, header.partition(b"\0")[0]
@@ -120,8 +126,9 @@ class GadgetConnection:
         self._patient = patient
         self.forward: Callable[[Any], bool] | None = None
         self._channel, self._on_lost = channel, on_lost
-        # Without bound up to where the machine would suffer: see above why not to read is the lesser evil only then.
-        self._queue: BoundedQueue[protocol.Message | Exception | None] = BoundedQueue(limit() // 4)
+        # See above why not to read is the lesser evil only when the machine would suffer, or nothing passes through us.
+        most = limit() // 4 if ahead is None else min(ahead, limit() // 4)
+        self._queue: BoundedQueue[protocol.Message | Exception | None] = BoundedQueue(most)
         self._failures: list[Failure] = []
         self._unreadable = False
         threading.Thread(target=self._drain, name="reader", daemon=True).start()
@@ -149,7 +156,7 @@ class GadgetConnection:
         empty = not re.sub(rb"<\?xml[^>]*\?>", b"", parts[0]).strip()
         config = None if empty else parse_xml(parts[0], "the configuration")
         channel.expect(silence=math.inf, within=math.inf)  # how long a scanner may pause is for the server to say
-        return cls(channel, config, parts[1], patient=True)
+        return cls(channel, config, parts[1], patient=True, ahead=_LINES_AHEAD)
 
     @property
     def failures(self) -> Sequence[Failure]:
@@ -296,7 +303,7 @@ def run_gadget(
 
 def run_to_exit(connection: Connection, hold: Callable[[GadgetConnection], bool]) -> NoReturn:
     """The same with the conversation that ``hold`` holds, see `converse`."""
-    share_cores()
+    prepare_process()
     keep_to_what_was_told()
     guarded = GadgetConnection.adopt(connection, on_lost=_abandon_later)
     try:
@@ -308,14 +315,6 @@ def run_to_exit(connection: Connection, hold: Callable[[GadgetConnection], bool]
     # apart, and a late plan that is still being computed on its daemon thread could crash in the middle of it.
     logging.shutdown()
     os._exit(0 if succeeded else 1)
-
-
-def share_cores() -> None:
-    """Let torch's threads sleep while they wait for each other; to be called before torch is imported, which reads it.
-
-    Threads that spin make torch 30 times slower where several gadgets, or the server, share the cores.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def converse(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import resource
+import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +45,26 @@ def limit() -> int:
     """What this process may take, in bytes."""
     told = os.environ.get(VARIABLE, "")
     return int(told) if told.isdigit() else int(_SHARE * machine_memory())
+
+
+def used() -> int:
+    """What this process and those it has started hold, in bytes; what they share is counted for each. 0 if unknown."""
+    pages, waiting = 0, [os.getpid()]
+    while waiting:
+        process = Path("/proc") / str(waiting.pop())
+        with suppress(OSError):  # it is gone meanwhile, or this is no Linux
+            pages += int((process / "statm").read_text().split()[1])
+            for thread in (process / "task").iterdir():
+                waiting += map(int, (thread / "children").read_text().split())
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_used() -> int:
+    """What torch holds on the GPUs, in bytes; torch is never imported for this."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count()))
 
 
 def keep_to(size: int) -> None:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from pass_recon.physics.eigenvectors import leading_eigenvectors
 from pass_recon.physics.fourier import as_complex, fft1c, ifft1c, resize_centre
 from pass_recon.types import InputError
-
-# Elements of the pointwise coil covariance worked on at a time: on a CPU 2 MB, which stay in cache through all the
-# products of the eigenvector iteration, elsewhere 512 MB, so that a few launches cover a batch.
-_BLOCK_ELEMENTS_CPU = 2**18
-_BLOCK_ELEMENTS_GPU = 2**26
-
-# Chebyshev filter of the eigenvector iteration: eigenvalues up to 0.7 are damped against an eigenvalue of 1 by a factor
-# of cosh(12 arcosh(2 / 0.7 - 1)), about a million.
-_UNWANTED_EIGENVALUES = 0.7
-_DEGREE = 12
 
 # Points along an axis at which eigenvectors are computed, for each spatial frequency that H(q) holds, and at least;
 # between them they are interpolated.
 _POINTS_PER_FREQUENCY = 4
 _LEAST_POINTS = 64
+# Matrices that take values from one grid to another; scans come in few sizes.
+_MATRICES_KEPT = 32
 # Newton-Schulz steps towards the sign of a matrix: after nine, what lies 3 % off the threshold counts for 0.9 or more.
 _SIGN_STEPS = 9
 
@@ -218,11 +211,12 @@ def espirit_maps(
     kernel = (_kernel_that_fits(kernel_width, width[0]), _kernel_that_fits(kernel_width, width[1]))
     covariance = _coarse_covariance(_signal_kernels(calibration, kernel, threshold))
     # Only the first eigenvector is smooth: where more are wanted, all pixels are computed.
-    grid = [
-        _map_points(size, size if sets > 1 else max(_LEAST_POINTS, _POINTS_PER_FREQUENCY * frequencies))
+    points = [
+        size if sets > 1 else min(size, max(_LEAST_POINTS, _POINTS_PER_FREQUENCY * frequencies))
         for size, frequencies in zip(shape, covariance.shape[1:3], strict=True)
     ]
-    maps, eigenvalues = _eigenvectors(covariance, grid, sets)
+    to_rows, to_columns = (_interpolation(n, coarse) for n, coarse in zip(points, covariance.shape[1:3], strict=True))
+    maps, eigenvalues = leading_eigenvectors(covariance, to_rows, to_columns, sets)
     # Any phase is a solution. That of the first virtual coil is smooth and close to that of the object.
     seen = _principal_coils(calibration)[:, None, :1] @ maps.flatten(-2)
     maps = maps * torch.polar(torch.ones_like(seen.real), -seen.angle()).unflatten(-1, maps.shape[-2:])
@@ -353,14 +347,13 @@ def _coarse_covariance(kernels: Tensor) -> Tensor:
     return images.mT @ images.conj() / (k_ro * k_pe)
 
 
-def _map_points(size: int, points: int) -> Tensor:
-    """Places ``(n,)`` in fields of view from the centre: all pixels, or fewer points, evenly spread."""
-    count = size if points >= size else points
-    return (torch.arange(count, dtype=torch.float64) - count // 2) / count
+@lru_cache(maxsize=_MATRICES_KEPT)
+def _interpolation(points: int, coarse: int) -> Tensor:
+    """``(points, coarse)`` trigonometric interpolation from a coarse grid that starts at the origin.
 
-
-def _interpolation(places: Tensor, coarse: int) -> Tensor:
-    """``(places, coarse)`` trigonometric interpolation from a coarse grid that starts at the origin."""
+    The points are evenly spread over the field of view, from minus a half.
+    """
+    places = (torch.arange(points, dtype=torch.float64) - points // 2) / points
     angles = 2 * math.pi * (places[:, None] - torch.arange(coarse, dtype=torch.float64) / coarse)
     frequencies = torch.arange(-(coarse // 2), coarse // 2 + 1, dtype=torch.float64)
     return (frequencies * angles[..., None]).cos().mean(-1)
@@ -378,6 +371,7 @@ def _on_pixels(values: Tensor, shape: tuple[int, int], period: int) -> Tensor:
     return torch.view_as_complex((to_rows @ (parts @ to_columns.mT)).movedim(-3, -1).contiguous())
 
 
+@lru_cache(maxsize=_MATRICES_KEPT)
 def _cubic(fine: int, coarse: int, period: int) -> Tensor:
     """``(fine, coarse)`` cubic convolution (Keys 1981) of a function of this period in pixels."""
     places = (torch.arange(fine, dtype=torch.float64) - fine // 2) * (coarse / period) + coarse // 2
@@ -385,58 +379,3 @@ def _cubic(fine: int, coarse: int, period: int) -> Tensor:
     x = apart.abs()
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-
-
-def _eigenvectors(covariance: Tensor, grid: Sequence[Tensor], sets: int) -> tuple[Tensor, Tensor]:
-    """First eigenvectors ``(batch, sets, coils, n_ro, n_pe)`` and values ``(batch, sets, 1, n_ro, n_pe)`` of H(q)."""
-    batch, coils, (n_ro, n_pe) = covariance.shape[0], covariance.shape[-1], map(len, grid)
-    to_rows = _interpolation(grid[0], covariance.shape[1]).to(covariance)
-    to_columns = _interpolation(grid[1], covariance.shape[2]).to(covariance).mT
-    rows = torch.einsum("yu,buvcd->bycdv", to_rows, covariance).reshape(batch * n_ro, coils**2, -1)
-    limit = _BLOCK_ELEMENTS_CPU if covariance.device.type == "cpu" else _BLOCK_ELEMENTS_GPU
-    blocks = rows.split(max(1, limit // (coils**2 * n_pe)))
-    pairs = [_leading_pairs((block @ to_columns).unflatten(1, (coils, coils)), sets) for block in blocks]
-    vectors, values = (torch.cat(parts).unflatten(0, (batch, n_ro)) for parts in zip(*pairs, strict=True))
-    return vectors.movedim(1, -2), values.movedim(1, -2)
-
-
-def _leading_pairs(covariance: Tensor, sets: int) -> tuple[Tensor, Tensor]:
-    """Eigenvectors ``(rows, sets, coils, pe)`` and values ``(rows, sets, 1, pe)`` of ``(rows, coils, coils, pe)``."""
-    vectors, values = [], []
-    for _ in range(sets):
-        vector = _filtered(covariance, _strongest_column(covariance))
-        norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
-        vector = vector / torch.where(norm > 0, norm, 1)
-        applied = _apply(covariance, vector)
-        value = (vector.conj() * applied).sum(1, keepdim=True).real
-        vectors.append(vector)
-        values.append(value)
-        if len(vectors) < sets:
-            covariance = _without(covariance, vector, applied, value)
-    return torch.stack(vectors, 1), torch.stack(values, 1)
-
-
-def _without(covariance: Tensor, vector: Tensor, applied: Tensor, value: Tensor) -> Tensor:
-    """(1 - v vᴴ) H (1 - v vᴴ): orthogonal to v even where two equal eigenvalues leave v no eigenvector."""
-    rest = applied - value * vector
-    return covariance - vector[:, :, None] * applied.conj()[:, None] - rest[:, :, None] * vector.conj()[:, None]
-
-
-def _filtered(covariance: Tensor, vector: Tensor) -> Tensor:
-    """Chebyshev polynomial of H times ``(rows, coils, pe)``, small on the unwanted eigenvalues and large at 1."""
-    before, vector = vector, _apply(covariance, vector) * (2 / _UNWANTED_EIGENVALUES) - vector
-    for _ in range(_DEGREE - 1):
-        applied = _apply(covariance, vector) * (2 / _UNWANTED_EIGENVALUES) - vector
-        before, vector = vector, 2 * applied - before
-    return vector
-
-
-def _apply(covariance: Tensor, vector: Tensor) -> Tensor:
-    return (covariance * vector[:, None]).sum(2)
-
-
-def _strongest_column(covariance: Tensor) -> Tensor:
-    """``(rows, coils, pe)``: at each pixel the column of the coil that sees most, so not blind to the eigenvector."""
-    strongest = covariance.diagonal(dim1=1, dim2=2).real.argmax(-1)
-    index = strongest[:, None, None, :].expand(-1, covariance.shape[1], 1, -1)
-    return covariance.gather(2, index).squeeze(2)

@@ -107,7 +107,7 @@ class LineConsistency:
         noise = self.neighbours.noise[[line for _, line, _ in fit.triples]]
         return float((fit.unexplained - noise)[close].median().clamp(min=0)) if bool(close.any()) else 0.0
 
-    def explain(self, left_out: Tensor, *, alternating: bool = True) -> Explanation:
+    def explain(self, left_out: Tensor, *, alternating: bool = True, broken: bool = True) -> Explanation:
         """What is the matter.
 
         Parameters
@@ -116,6 +116,8 @@ class LineConsistency:
             ``(pe,)`` bool: lines known to be bad.
         alternating
             Whether lines of odd number may have been read in another way.
+        broken
+            Whether to look for a break where no single line stands out.
         """
         if not self.enough:
             return Explanation()
@@ -125,7 +127,7 @@ class LineConsistency:
         if alternating and self._seems_alternating(fit, use, numbers % 2):
             return Explanation(alternating=True)
         found, left = self._search(use, fit)
-        if not left and not found.wrong and self._better_apart(fit, use, (numbers >= len(use) // 2).int()):
+        if broken and not left and not found.wrong and self._better_apart(fit, use, (numbers >= len(use) // 2).int()):
             return Explanation(broken_at=[self._two_parts(use)])
         if left:
             parts = self._two_parts(use)

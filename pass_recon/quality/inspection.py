@@ -64,7 +64,14 @@ class Inspection:
 
 
 @torch.no_grad()
-def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = None, multiband: int = 1) -> Inspection:
+def inspect(
+    kspace: Tensor,
+    line_mask: Tensor,
+    *,
+    trained: TrainedFor | None = None,
+    multiband: int = 1,
+    brief: bool = False,
+) -> Inspection:
     """Look for what is wrong with one slice.
 
     It takes tens of milliseconds for 16 coils and 320 × 320, and no coil maps. What only a reconstruction can tell,
@@ -80,6 +87,9 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
         What the networks have seen that are to reconstruct it; None if there are none.
     multiband
         Number of slices excited together, where the scan tells.
+    brief
+        Only for coils and single lines not to be used, which takes half the time: not for lines that all go together
+        badly, as after motion, of echoes read to and fro, or of slices on top of each other.
 
     Returns
     -------
@@ -91,7 +101,7 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
     peak = float(torch.view_as_real(samples).abs().max()) if len(acquired) else 0.0
     if peak > 0 and not _SQUARES_FIT[0] < peak < _SQUARES_FIT[1]:
         scaled = (kspace.to(torch.complex128) / peak).to(kspace.dtype)
-        found = inspect(scaled, line_mask, trained=trained, multiband=multiband)
+        found = inspect(scaled, line_mask, trained=trained, multiband=multiband, brief=brief)
         back = kspace if found.kspace is scaled else (found.kspace.to(torch.complex128) * peak).to(kspace.dtype)
         return replace(found, kspace=back)
     mask = line_mask.to(kspace.device)
@@ -110,11 +120,11 @@ def inspect(kspace: Tensor, line_mask: Tensor, *, trained: TrainedFor | None = N
     findings += about_lines
     kspace, bad, about_spikes = _spikes(kspace, samples, indices, coils, bad)
     findings += about_spikes
-    lines, calibration, kspace, about_lines, explained = _inconsistent(kspace, mask, coils, bad)
+    lines, calibration, kspace, about_lines, explained = _inconsistent(kspace, mask, coils, bad, brief=brief)
     findings += about_lines
     if multiband > 1:
         findings.append(QualityFinding("multiband", f"{multiband} slices were excited together"))
-    elif explained:  # of lines that do not go together no set of coil maps can be expected
+    elif explained and not brief:  # of lines that do not go together no set of coil maps can be expected
         findings += check_superposition(_of(kspace, coils), calibration)
     return Inspection(tuple(findings), coils, lines, calibration, kspace)
 
@@ -181,7 +191,7 @@ def _spikes_finding(spikes: Tensor, clean: Tensor, samples: Tensor, lines: Tenso
 
 
 def _inconsistent(
-    kspace: Tensor, mask: Tensor, coils: Tensor, bad: Tensor
+    kspace: Tensor, mask: Tensor, coils: Tensor, bad: Tensor, *, brief: bool
 ) -> tuple[Tensor, Tensor, Tensor, list[QualityFinding], bool]:
     """Lines to use, lines to calibrate from, k-space with what was mended, what to say, whether all is explained."""
     bad = bad.clone()
@@ -189,7 +199,7 @@ def _inconsistent(
     loud = indices[loud_lines(_of(kspace, coils)[..., indices], indices, mask)].tolist()
     bad[loud] = True
     findings: list[QualityFinding] = []
-    found = LineConsistency(_of(kspace, coils), mask).explain(bad)
+    found = LineConsistency(_of(kspace, coils), mask).explain(bad, alternating=not brief, broken=not brief)
     if found.alternating:
         kspace, findings = _without_alternation(kspace, mask & ~bad, coils)
         found = LineConsistency(_of(kspace, coils), mask).explain(bad, alternating=False)

@@ -130,7 +130,7 @@ def _through(blocks: nn.Module, features: Tensor, condition: Tensor | None) -> T
 
 def group_norm_block(channels_in: int, channels_out: int) -> list[nn.Module]:
     """3×3 convolution, GroupNorm(8) and ReLU, the brick of the published D and G."""
-    return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.GroupNorm(8, channels_out), nn.ReLU()]
+    return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.GroupNorm(8, channels_out), nn.ReLU(inplace=True)]
 
 
 def group_norm_head(channels_in: int) -> list[nn.Module]:

@@ -113,9 +113,11 @@ class UnrolledReconstructor(nn.Module):
         return self.enhancer_parameter.exp() if self.config.positive_weights else self.enhancer_parameter
 
     @property
-    def damping(self) -> float:
-        """What is added to AᴴA: λ₁ in the global steps and λ₁ + ρ in the inner ones, here their mean."""
-        return float(self.denoiser_weight.detach()) + self.config.rho / 2
+    def damping(self) -> Tensor:
+        """What is added to AᴴA, a scalar without gradient: λ₁ in the global steps, λ₁ + ρ in the inner ones, here their
+        mean.
+        """
+        return self.denoiser_weight.detach() + self.config.rho / 2
 
     def forward(
         self,

@@ -63,15 +63,12 @@ def write_report(path: str | Path, scan: ScanRecord, *, progress: Callable[[int,
 
 
 def _render(scan: ScanRecord, slices: Sequence[Mapping[str, Any]]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style, script = ((_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     viewer = {
         "slices": [one["viewer"] for one in slices],
         "colours": base64.b64encode(colour_table().tobytes()).decode(),
     }
-    return environment.get_template("page.html.jinja").render(
+    return rendered(
+        "page",
         scan=scan,
         slices=slices,
         viewer=viewer,
@@ -82,8 +79,19 @@ def _render(scan: ScanRecord, slices: Sequence[Mapping[str, Any]]) -> str:
         acquisition=_acquisition(scan.protocol),
         provenance=_provenance(scan),
         cards=[_card(card) for card in scan.bundles.values()],
-        notice=NOTICE,
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def rendered(name: str, **values: Any) -> str:
+    """The page of this name with its script and the style of all pages, under a policy that allows no others."""
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style, script = ((_PAGE / file).read_text(encoding="utf-8") for file in ("page.css", f"{name}.js"))
+    return environment.get_template(f"{name}.html.jinja").render(
+        **values,
+        notice=NOTICE,
         style=style,
         script=script,
         style_hash=_policy_hash(style),

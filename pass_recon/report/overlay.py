@@ -7,6 +7,7 @@ what stands in reports and in DICOM.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -129,6 +130,24 @@ def overlay(
     if boxes or legend or notice:
         picture = _written(picture, [(box, orientation.place(box, grey.shape)) for box in boxes], legend, notice)
     return picture
+
+
+def readable_overlay(
+    grey: NDArray[np.uint8],
+    anomaly_map: NDArray[np.floating[Any]] | None,
+    boxes: Sequence[Box],
+    *,
+    orientation: Orientation,
+    notice: str,
+    least: int = 256,
+) -> NDArray[np.uint8]:
+    """`overlay` with each pixel repeated until letters can be read: the shorter side has at least so many."""
+    factor = max(1, -(-least // min(grey.shape)))
+    places = ("readout", "phase", "readout_size", "phase_size")
+    larger = [replace(box, **{place: getattr(box, place) * factor for place in places}) for box in boxes]
+    anomaly_map = None if anomaly_map is None else anomaly_map.repeat(factor, 0).repeat(factor, 1)
+    grey = grey.repeat(factor, 0).repeat(factor, 1)
+    return overlay(grey, anomaly_map, larger, orientation=orientation, notice=notice)
 
 
 def _outline(picture: NDArray[np.uint8], place: tuple[int, int, int, int]) -> None:

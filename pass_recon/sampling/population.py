@@ -22,7 +22,14 @@ DEFAULT_SLOPE = 5.0
 _CHOSEN = 0.8  # σ(5 · 0.8) = 0.98
 
 
-def line_probabilities(logits: Tensor, acs: Tensor, budget: int, *, slope: float = DEFAULT_SLOPE) -> Tensor:
+def line_probabilities(
+    logits: Tensor,
+    acs: Tensor,
+    budget: int | Tensor,
+    *,
+    slope: float = DEFAULT_SLOPE,
+    reachable: Tensor | None = None,
+) -> Tensor:
     """Probability of each line to be acquired: σ(slope · logit), rescaled so that the lines expected are the budget.
 
     With p̄ the mean outside the ACS and s the fraction that the budget leaves there, ``p·s/p̄`` where that is below p,
@@ -33,11 +40,14 @@ def line_probabilities(logits: Tensor, acs: Tensor, budget: int, *, slope: float
     logits
         ``(..., pe)``.
     acs
-        ``(pe,)`` bool; these lines get probability 1 and no gradient.
+        ``(..., pe)`` bool, on the CPU; these lines get probability 1 and no gradient.
     budget
-        Number of lines including the ACS.
+        Number of lines including the ACS; ``(...)`` on the CPU where each item has its own.
     slope
         Steepness of the sigmoid.
+    reachable
+        ``(..., pe)`` bool: the lines that the scanner can acquire, by default all; the others get probability 0. If
+        they are fewer than the budget, all of them get probability 1.
 
     Returns
     -------
@@ -49,20 +59,23 @@ def line_probabilities(logits: Tensor, acs: Tensor, budget: int, *, slope: float
     InputError
         If the budget does not hold the ACS or exceeds the number of lines.
     """
-    pe, count = logits.shape[-1], int(acs.sum())
-    if acs.shape != (pe,) or not count <= budget <= pe:
-        raise InputError(f"a budget of {budget} lines does not go with {count} ACS lines of {tuple(acs.shape)} in {pe}")
-    acs = acs.to(logits.device)
-    if count == pe:
-        return torch.ones_like(logits)
-    fraction = (budget - count) / (pe - count)
+    pe, counts, budgets = logits.shape[-1], acs.sum(-1), torch.as_tensor(budget)
+    if acs.shape[-1:] != (pe,) or bool(((counts > budgets) | (budgets > pe)).any()):
+        raise InputError(
+            f"a budget of {budgets.tolist()} lines does not go with {counts.tolist()} ACS lines of {tuple(acs.shape)} "
+            f"in {pe}"
+        )
+    left, acs = (budgets - counts)[..., None].to(logits.device), acs.to(logits.device)
+    free = ~acs if reachable is None else reachable & ~acs
+    lines = free.sum(-1, keepdim=True).clamp(min=1)
+    fraction = (left / lines).clamp(max=1)
     # In double precision, since a sigmoid close to 0 or 1 keeps few digits of what tells lines apart.
     probability = torch.sigmoid(slope * logits.double())
-    mean = probability.masked_fill(acs, 0).sum(-1, keepdim=True) / (pe - count)
+    mean = (probability * free).sum(-1, keepdim=True) / lines
     mean = mean.clamp(1e-14, 1 - 1e-14)
     fewer = probability * (fraction / mean)
     more = 1 - (1 - probability) * ((1 - fraction) / (1 - mean))
-    return torch.where(mean >= fraction, fewer, more).masked_fill(acs, 1).float()
+    return (torch.where(mean >= fraction, fewer, more) * free).masked_fill(acs, 1).float()
 
 
 def draw_lines(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -70,7 +83,7 @@ def draw_lines(probabilities: Tensor, generator: torch.Generator | None = None) 
     return torch.rand(probabilities.shape, generator=generator, device=probabilities.device) < probabilities
 
 
-def straight_through(lines: Tensor, probabilities: Tensor, damping: float = math.inf) -> Tensor:
+def straight_through(lines: Tensor, probabilities: Tensor, damping: float | Tensor = math.inf) -> Tensor:
     """Lines ``(..., pe)`` bool as 0 and 1, with the gradient of their probabilities ``(..., pe)``.
 
     What is reconstructed by solving ``(AᴴA + λ) x = …`` follows the weight w of a line as ``w / (w + λ)``, steeply at 0

@@ -5,16 +5,18 @@ A module of this package joins in by a function ``benchmarks()`` that yields `Be
 
 from __future__ import annotations
 
-import os
 import sys
 
-# Threads that spin while they wait take the core from whoever they wait for, once there are more of them than cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from pass_recon.common.process import prepare_process
+
+prepare_process()
 
 import importlib
 import json
+import logging
 import pkgutil
 import platform
+from dataclasses import asdict
 
 import torch
 
@@ -26,25 +28,21 @@ def main(names: list[str]) -> None:
     """Print a row for each benchmark as soon as it is measured, and all of them as JSON at the end."""
     rows: list[dict[str, object]] = []
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
-    print(f"{torch.get_num_threads()} threads; ratio below 1: faster than the peer")
-    print(f"{'work':60s} {'ms':>9s} {'peer ms':>9s} {'ratio':>7s}  peer")
+    print(f"{torch.get_num_threads()} threads; ratio below 1: faster than the peer, or less; spread: slowest / fastest")
+    print(f"{'work':76s} {'ours':>9s} {'peer':>9s} {'unit':>4s} {'ratio':>7s} {'spread':>6s}  peer")
     for name in names or [module.name for module in pkgutil.iter_modules(tests.benchmarks.__path__)]:
         if name == "__main__" or name.startswith("test_"):
             continue
         module = importlib.import_module(f"tests.benchmarks.{name}")
+        logging.getLogger().setLevel(logging.WARNING)  # peers, when imported, turn the chatter of others on
         for benchmark in getattr(module, "benchmarks", tuple)():
-            timing = measure(benchmark)
-            row = f"{benchmark.name:60s} {timing.ours * 1e3:9.1f} {timing.peer * 1e3:9.1f} {timing.ratio:7.3f}"
-            print(f"{row}  {benchmark.peer_name}", flush=True)
-            rows.append(
-                {
-                    "work": benchmark.name,
-                    "seconds": timing.ours,
-                    "peer": benchmark.peer_name,
-                    "peer_seconds": timing.peer,
-                    "ratio": timing.ratio,
-                }
+            row = measure(benchmark)
+            print(
+                f"{row.name:76s} {row.ours:9.1f} {row.peer:9.1f} {row.unit:>4s} {row.ratio:7.3f} {row.spread:6.2f}  "
+                f"{row.peer_name}",
+                flush=True,
             )
+            rows.append({**asdict(row), "ratio": row.ratio})
     machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     print(json.dumps({**machine, "benchmarks": rows}))
 

@@ -12,7 +12,7 @@ def test_timing_takes_turns_and_keeps_the_fastest() -> None:
     order: list[str] = []
     timing = measure(Benchmark("work", lambda: order.append("ours"), lambda: order.append("peer"), "peer", repeats=3))
     assert order == ["ours", "peer"] * 4
-    assert 0 < timing.ours < 0.1
+    assert 0 < timing.ours < 100
     assert timing.ratio == timing.ours / timing.peer
 
 

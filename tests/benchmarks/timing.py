@@ -1,4 +1,4 @@
-"""What a benchmark is, and how it is timed: ours and a peer by turns, so that both meet the same machine."""
+"""What a benchmark is, and how it is measured: ours and a peer by turns, so that both meet the same machine."""
 
 from __future__ import annotations
 
@@ -33,26 +33,44 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds of the fastest run of each side."""
+class Measured:
+    """What was measured of both sides.
 
+    Attributes
+    ----------
+    name, peer_name
+        Of what, and against whom.
+    ours, peer
+        The least of several runs, or one number.
+    spread
+        The greatest of ours over the least; 1 for one number.
+    unit
+        Of both.
+    """
+
+    name: str
     ours: float
     peer: float
+    peer_name: str
+    spread: float = 1.0
+    unit: str = "ms"
 
     @property
     def ratio(self) -> float:
-        """Time of ours in units of that of the peer: below 1 is faster."""
+        """Ours in units of the peer's: below 1 is faster, or less."""
         return self.ours / self.peer
 
 
-def measure(benchmark: Benchmark) -> Timing:
-    """Time both sides by turns."""
+def measure(benchmark: Benchmark | Measured) -> Measured:
+    """Time both sides by turns; what was measured elsewhere stays as it is."""
+    if isinstance(benchmark, Measured):
+        return benchmark
     sides = (benchmark.ours, benchmark.peer)
     for side in sides:
         side()
-    runs = [[_seconds(side) for side in sides] for _ in range(benchmark.repeats)]
-    ours, peer = (min(seconds) for seconds in zip(*runs, strict=True))
-    return Timing(ours, peer)
+    runs = [[1e3 * _seconds(side) for side in sides] for _ in range(benchmark.repeats)]
+    ours, peers = zip(*runs, strict=True)
+    return Measured(benchmark.name, min(ours), min(peers), benchmark.peer_name, max(ours) / min(ours))
 
 
 def _seconds(work: Callable[[], object]) -> float:

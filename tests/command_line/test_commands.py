@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ class TestSimulate:
         options = ["--anatomy", "knee", "--lesions", "1", "--seed", "3", "--noise", "0.02", *TINY]
         assert main(["simulate", *options, "-o", str(path)]) == 0
         assert "knee pd, 2 slices of 64×80, 4 coils" in capsys.readouterr().out
+        assert main(["simulate", *options, "-o", str(tmp_path / "again.h5"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["matrix"] == [64, 80]
         with ScanFile(path) as source:
             assert source.header.measurementInformation.protocolName == "knee_pd"
             assert len(source) == 1 + 2 * 80

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gadgets.converters.image_file import read_images
+from gadgets.mrd.dataset import dataset
 from pass_recon.metrics import nrmse
 from pass_recon.phantom import simulate_patient
 from pass_recon.physics.fourier import fft2c, ifft2c
@@ -46,9 +47,9 @@ def generate(path, *options):
 
 def acquired(path):
     """Which lines came, ``(repetitions, pe)``, as read by the library."""
-    with ismrmrd.Dataset(str(path), "dataset", mode="r") as dataset:
-        acquisitions = [dataset.read_acquisition(i) for i in range(dataset.number_of_acquisitions())]
-        pe = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header()).encoding[0].encodedSpace.matrixSize.y
+    with dataset(path, "dataset", "r") as file:
+        acquisitions = [file.read_acquisition(i) for i in range(file.number_of_acquisitions())]
+        pe = ismrmrd.xsd.CreateFromDocument(file.read_xml_header()).encoding[0].encodedSpace.matrixSize.y
     lines = np.zeros((1 + max(a.idx.repetition for a in acquisitions), pe), dtype=bool)
     for a in acquisitions:
         lines[a.idx.repetition, a.idx.kspace_encode_step_1] = True

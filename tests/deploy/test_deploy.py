@@ -138,7 +138,7 @@ def test_images_are_pinned_and_run_as_nobody(name):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docker" / "locks").glob("*.txt")), ids=lambda path: path.name)
 def test_each_package_of_a_lock_has_its_hashes(path):
-    if path.stem == "torch-cpu":
+    if path.stem == "torch-cpu-3.10":
         pytest.skip("its index could not be reached when it was written, as it says")
     text = path.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if "==" in line]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gadgets.converters.patient_file import write_patient
+from gadgets.mrd.dataset import dataset
 from pass_recon.phantom import simulate_patient
 
 SMALL: dict[str, Any] = {"anatomy": "brain", "contrast": "flair", "coils": 4, "slices": 3, "shape": (48, 64)}
@@ -49,6 +50,6 @@ def write_scan(path: Path, kspace: NDArray[np.complex64], *, oversampling: int =
             acquisitions.append(acquisition)
     with ismrmrd.File(str(path), "w") as file:
         file["dataset"].acquisitions = acquisitions
-    with ismrmrd.Dataset(str(path), "dataset", mode="a") as dataset:
-        dataset.write_xml_header(header.encode())
+    with dataset(path, "dataset", "a") as file:
+        file.write_xml_header(header.encode())
     return path

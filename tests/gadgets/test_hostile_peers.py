@@ -64,7 +64,7 @@ def test_a_scan_may_name_bundles_but_no_folders(tmp_path: Path, bundle: str) -> 
 
 
 def test_meta_with_a_document_type_is_refused() -> None:
-    image = ismrmrd.Image.from_array(np.zeros((1, 1, 2, 2), np.uint16))
+    image = ismrmrd.Image.from_array(np.zeros((1, 1, 2, 2), np.uint16), transpose=False)
     image.meta = {"a": "b"}
     frame = protocol.encode(image)
     meta = image.attribute_string.encode()

@@ -6,17 +6,19 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gadgets import mrd, pipelines, protocol
+from gadgets.acs_buffer import buffer_lines
 from gadgets.chain import run_chain
 from gadgets.properties import Properties
 from gadgets.protocol import Channel, MessageId
-from gadgets.resident import serve_resident
+from gadgets.protocol.connection import Failure
+from gadgets.resident import _Worker, serve_resident
 from pass_recon.types import InputError
 from tests.gadgets.acquisitions import header, kspace, lines_of, oversampled
 from tests.gadgets.pipelines import Detecting
@@ -230,3 +232,60 @@ def test_lost_server_and_nonsense_do_not_end_the_process(port):
 def test_address_that_is_taken(port):
     with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}"):
         serve_resident("127.0.0.1", port)
+
+
+def waiting_slices(stage, most):
+    """A worker with slices handed over by a thread, until it has taken all of them."""
+    scan = mrd.ScanContext(header(), Properties())
+    slices = [
+        item
+        for number in range(4)
+        for item in buffer_lines(lines_of(kspace(), slice=number), scan)
+        if not isinstance(item, Failure)
+    ]
+    handed: list[object] = []
+    worker = _Worker(stage, lambda item: None, most)
+
+    def hand_over() -> None:
+        with suppress(ZeroDivisionError), worker:
+            for item in slices:
+                worker.put(item)
+                handed.append(item)
+            worker.wait()
+
+    thread = threading.Thread(target=hand_over, daemon=True)
+    return thread, handed, len(slices)
+
+
+def test_slices_of_a_file_wait_outside_the_process():
+    go_on = threading.Event()
+
+    def stage(slices):
+        for item in slices:
+            assert go_on.wait(30)
+            yield item
+
+    thread, handed, number = waiting_slices(stage, most=1)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    assert len(handed) <= 2 < number  # one that is worked on, one that waits
+    go_on.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(handed) == number
+
+
+def test_nobody_waits_for_a_worker_that_has_failed():
+    failed = threading.Event()
+
+    def stage(slices):
+        next(iter(slices))
+        assert failed.wait(30)
+        yield 1 / 0
+
+    thread, _, _ = waiting_slices(stage, most=1)
+    thread.start()
+    failed.set()
+    thread.join(30)
+    assert not thread.is_alive()

@@ -16,6 +16,7 @@ import pytest
 from ismrmrd import constants as flags
 
 from gadgets.converters.image_file import read_images
+from gadgets.mrd.dataset import dataset
 from pass_recon_cli.configurations import packaged_configurations
 from pass_recon_cli.local_server import write_configuration
 from pass_recon_cli.main import main
@@ -94,8 +95,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def write(path: Path, acquisitions: Lines, head: str) -> Path:
     with ismrmrd.File(str(path), "w") as file:
         file["dataset"].acquisitions = acquisitions
-    with ismrmrd.Dataset(str(path), "dataset", mode="a") as dataset:
-        dataset.write_xml_header(head.encode())
+    with dataset(path, "dataset", "a") as file:
+        file.write_xml_header(head.encode())
     return path
 
 

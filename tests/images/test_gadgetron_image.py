@@ -40,4 +40,4 @@ def test_scans_with_its_configurations_and_keeps_the_resident_process_alive(tmp_
         assert "it is started again" in container.logs()
         assert command_line.main([*arguments, "-o", str(tmp_path / "again.h5")]) == 0
         assert container.execute("id", "-u").strip() == "10001"
-        assert container.stop() in (0, 143)
+        assert container.stop() == 0, "SIGTERM is no crash"

@@ -43,7 +43,8 @@ def test_the_data_of_a_card_are_those_of_the_runs(copied, data):
     card = made(copied)["brain-flair-4x"]
     assert card["data"] == [
         f"{data.name}: {row['examination']}, {row['patients']} patients, {row['slices']} slices, "
-        f"{row['annotated']} cases with boxes, simulated patients and k-space"
+        f"{row['annotated']} cases with boxes, simulated patients and k-space, "
+        f"pixels of {row['pixel_mm'][0]:.3g} mm, 48 lines"
         for row in training_facts([data])
     ]
     assert "Trained on simulated k-space only." in card["notes"]

@@ -145,6 +145,11 @@ class CaseShape:
     readout: int
     phase: int
 
+    def stored_bytes(self, *, measured: bool) -> int:
+        """What the arrays take in a file; lesion masks, which are compressed, and text take next to nothing."""
+        pixels = self.slices * self.readout * self.phase
+        return pixels * (8 + self.coils * 4 * (2 if measured else 1))
+
 
 @contextmanager
 def writing_case(path: Path, shape: CaseShape, *, measured: bool, lesion_masks: bool) -> Iterator[CaseWriter]:

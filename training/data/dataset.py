@@ -27,7 +27,7 @@ from pass_recon.phantom.draws import mixed_seed
 from pass_recon.physics.fourier import fft2c
 from pass_recon.types import InputError
 from training.data.case_file import SUFFIX, CaseFile
-from training.data.manifest import read_manifest
+from training.data.manifest import read_manifest, subset
 
 Split = Literal["train", "validation", "test"]
 _OPEN_FILES = 64
@@ -259,6 +259,10 @@ class SliceDataset(Dataset[Slices]):
         """Label of every item, for samplers that balance them."""
         return [self._file(name).records[index].label for name, index in self.entries]
 
+    def matrices(self) -> list[tuple[int, int]]:
+        """``(ro, pe)`` of every item, for samplers whose batches have one size."""
+        return [(readout, phase) for name, _ in self.entries for readout, phase in [self.cases[name]["shape"]]]
+
     def close(self) -> None:
         """Close the files."""
         while self._files:
@@ -274,7 +278,9 @@ class SliceDataset(Dataset[Slices]):
         return self._files[name]
 
 
-def open_slices(folders: Sequence[str | Path], split: Split, examinations: Sequence[str] = ()) -> list[SliceDataset]:
+def open_slices(
+    folders: Sequence[str | Path], split: Split, examinations: Sequence[str] = (), *, fraction: float = 1.0
+) -> list[SliceDataset]:
     """The slices of a split, one dataset for each folder and examination that has any.
 
     Parameters
@@ -285,6 +291,8 @@ def open_slices(folders: Sequence[str | Path], split: Split, examinations: Seque
         ``train``, ``validation`` or ``test``.
     examinations
         ``anatomy-contrast``, such as ``brain-t1``; all by default.
+    fraction
+        Share of the cases of each dataset and examination.
 
     Raises
     ------
@@ -294,10 +302,11 @@ def open_slices(folders: Sequence[str | Path], split: Split, examinations: Seque
     found = []
     for folder in folders:
         whole = SliceDataset(folder)
-        here = sorted({(case["anatomy"], case["contrast"]) for case in whole.cases.values() if case["split"] == split})
-        for anatomy, contrast in here:
+        cases = subset([case for case in whole.cases.values() if case["split"] == split], fraction)
+        names = [case["name"] for case in cases]
+        for anatomy, contrast in sorted({(case["anatomy"], case["contrast"]) for case in cases}):
             if not examinations or f"{anatomy}-{contrast}" in examinations:
-                found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast))
+                found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast, cases=names))
     if not found:
         told = ", ".join(examinations) or "any examination"
         raise InputError(f"no {split} slices of {told} in {', '.join(map(str, folders))}")

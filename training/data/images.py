@@ -15,7 +15,7 @@ from pass_recon.anomaly.prompts import diagnoses
 from pass_recon.phantom.draws import mixed_seed
 from pass_recon.types import Box, InputError
 from training.data.case_file import ABNORMAL, NORMAL, SUFFIX, CaseFile
-from training.data.dataset import SliceDataset, open_slices
+from training.data.dataset import SliceDataset, Split, open_slices
 
 UNNAMED = 255
 """Class of lesion pixels of which nobody said what they are."""
@@ -122,9 +122,11 @@ class ImageSource:
         )
 
 
-def open_images(folders: Sequence[str | Path], split: str, examinations: Sequence[str], size: int) -> list[ImageSource]:
+def open_images(
+    folders: Sequence[str | Path], split: Split, examinations: Sequence[str], size: int, *, fraction: float = 1.0
+) -> list[ImageSource]:
     """A source for each folder and examination that has slices of a split; errors as `open_slices`."""
-    return [ImageSource(slices, size) for slices in open_slices(folders, split, examinations)]  # type: ignore[arg-type]
+    return [ImageSource(slices, size) for slices in open_slices(folders, split, examinations, fraction=fraction)]
 
 
 def lesion_classes(mask: Tensor, boxes: Sequence[Box], anatomy: str) -> Tensor:

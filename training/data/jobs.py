@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
@@ -32,6 +33,15 @@ class Job(Protocol):
     @property
     def name(self) -> str:
         """Name of the case."""
+
+    def size(self) -> int:
+        """About how many bytes the case will take, as far as the source's header tells; 0 if it was not asked for.
+
+        Raises
+        ------
+        InputError, OSError
+            If the source is damaged.
+        """
 
     def fingerprint(self) -> str:
         """A word that changes when source, settings or annotations do."""
@@ -100,6 +110,25 @@ def run_jobs(
             left.unlink()
     by_name = {outcome.name: outcome for outcome in results}
     return [by_name[name] for name in names]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes that cases will take which are not there yet, and bytes that are free where they will lie."""
+
+    needed: int
+    free: int
+
+
+def space_for(jobs: Sequence[Job], folder: Path) -> Space:
+    """How much disk jobs will take; sources that cannot be read are left to `run_jobs`, which names them."""
+    needed = 0
+    for job in jobs:
+        if not (folder / (job.name + SUFFIX)).exists():
+            with suppress(Exception):  # of a rotten file anything may be wrong
+                needed += job.size()
+    above = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return Space(needed, shutil.disk_usage(above).free)
 
 
 def do(job: Job, folder: str) -> Outcome:

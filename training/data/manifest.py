@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -138,22 +139,49 @@ def is_annotated(case: Mapping[str, Any]) -> bool:
     return bool(case["abnormal_slices"] and case["boxes"])
 
 
-def training_facts(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """What the training splits of datasets hold: a row for each dataset, examination and origin of its k-space."""
+def subset(cases: Iterable[Mapping[str, Any]], fraction: float) -> list[Mapping[str, Any]]:
+    """A share of the cases of each examination, at least one, chosen by their names: a larger share holds a smaller."""
+    given = list(cases)
+    if fraction >= 1:
+        return given
+    examinations: dict[tuple[str, str], list[str]] = {}
+    for case in given:
+        examinations.setdefault((case["anatomy"], case["contrast"]), []).append(case["name"])
+    chosen: set[str] = set()
+    for names in examinations.values():
+        names.sort(key=lambda name: (mixed_seed("subset", name), name))
+        chosen.update(names[: math.ceil(fraction * len(names))])
+    return [case for case in given if case["name"] in chosen]
+
+
+def training_facts(folders: Iterable[str | Path], fraction: float = 1.0) -> list[dict[str, Any]]:
+    """What the training splits of datasets hold: a row for each dataset, examination and origin of its k-space.
+
+    ``fraction`` is the share of the cases that is trained on.
+    """
     rows: dict[tuple[str, str, str, bool], dict[str, Any]] = {}
     patients: dict[tuple[str, str, str, bool], set[str]] = {}
     for folder in folders:
-        for case in read_manifest(folder)["cases"]:
-            if case["split"] != SPLITS[0]:
-                continue
+        trained = [case for case in read_manifest(folder)["cases"] if case["split"] == SPLITS[0]]
+        for case in subset(trained, fraction):
             examination = f"{case['anatomy']}-{case['contrast']}"
             key = (Path(folder).resolve().name, examination, case["source"], bool(case["measured"]))
             empty = dict(zip(("dataset", "examination", "source", "measured"), key, strict=True))
             row = rows.setdefault(key, {**empty, "patients": 0, "slices": 0, "annotated": 0})
             patients.setdefault(key, set()).add(case["patient_id"])
             row["annotated"] += is_annotated(case)
+            for name, sizes in (
+                ("pixel_mm", case.get("pixel_mm", [])),
+                ("measured_lines", [case.get("measured_lines", 0)]),
+            ):
+                row[name] = _span([*row.get(name, []), *(size for size in sizes if size > 0)])
             row["patients"], row["slices"] = len(patients[key]), row["slices"] + case["slices"]
     return list(rows.values())
+
+
+def _span(values: list[float]) -> list[float]:
+    """The smallest and the largest."""
+    return [min(values), max(values)] if values else []
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
@@ -178,6 +206,9 @@ def _entry(path: Path) -> dict[str, Any]:
             "slices": case.shape.slices,
             "coils": case.shape.coils,
             "shape": [case.shape.readout, case.shape.phase],
+            "measured_lines": info.line_range[1] - info.line_range[0],
+            "pixel_mm": [round(size, 4) for size in info.pixel_mm],
+            "slice_mm": info.slice_mm,
             "abnormal_slices": labels[ABNORMAL],
             "normal_slices": labels[NORMAL],
             "boxes": dict(sorted(findings.items())),

@@ -106,6 +106,19 @@ class VolumeJob:
         """The file's name without ending."""
         return _stem(self.path) + (f"_painted_{self.settings.seed}" if self.settings.painted else "")
 
+    def size(self) -> int:
+        """With all slices of the volume; those that show nothing will be left out."""
+        import nibabel
+        from nibabel.orientations import io_orientation
+
+        file: Any = nibabel.load(self.path)
+        # Of the axes left, posterior and superior, the one that is neither readout nor phase encoding.
+        in_plane = ANATOMIES[self.settings.anatomy].patient_directions[:2]
+        (through,) = {0, 1, 2} - {axis for direction in in_plane for axis, part in enumerate(direction) if part}
+        axis = io_orientation(file.affine)[:, 0].tolist().index(through)
+        slices = file.shape[axis] // _slab_thickness(float(file.header.get_zooms()[axis]))
+        return CaseShape(slices, self.settings.coils, *self.settings.shape).stored_bytes(measured=False)
+
     def fingerprint(self) -> str:
         """Of the files and the settings."""
         mask = None if self.mask is None else fingerprint_of(self.mask)
@@ -299,7 +312,7 @@ def on_grid(volume: Volume, mask: Volume | None, shape: tuple[int, int]) -> Grid
     InputError
         If nothing is left.
     """
-    thickness = max(int(_SLICE_MM / volume.spacing[0] + 0.5), 1)
+    thickness = _slab_thickness(volume.spacing[0])
     pixel_mm = _wanted_pixel(volume.spacing[1:], shape)
     magnitude = _resampled(_slabs(volume.values, thickness), volume.spacing[1:], pixel_mm, shape).clamp(min=0)
     some = magnitude[magnitude > 0]
@@ -339,6 +352,11 @@ def _wanted_pixel(spacing: tuple[float, ...], shape: tuple[int, int]) -> float:
     if square and _KEPT_MM[0] <= longest * spacing[0] <= _KEPT_MM[1]:
         return spacing[0]
     return _RESAMPLED_MM / longest
+
+
+def _slab_thickness(spacing: float) -> int:
+    """Slices of the volume that make one of the form."""
+    return max(int(_SLICE_MM / spacing + 0.5), 1)
 
 
 def _slabs(values: Tensor, thickness: int) -> Tensor:

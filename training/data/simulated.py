@@ -83,6 +83,11 @@ class PatientJob:
             return 0
         return 1 + mixed_seed(self.seed, "how many lesions") % self.settings.lesions
 
+    def size(self) -> int:
+        """From the settings."""
+        settings = self.settings
+        return CaseShape(settings.slices, settings.coils, *settings.shape).stored_bytes(measured=False)
+
     def fingerprint(self) -> str:
         """Of the settings and the version of the simulation."""
         from pass_recon import __version__

@@ -1,4 +1,4 @@
-"""Which slices each step sees: decided by the seed and the number of the step alone, so that a run can be resumed.
+"""Batches of training slices, augmented: decided by the seed and the number of the step alone, so that runs can go on.
 
 Crops are cut along the readout only. The readout is fully sampled, so after its Fourier transform every row of the
 image is a problem by itself: a crop of some rows with all phase-encoding lines is exact, and trains as well as whole
@@ -13,26 +13,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from pass_recon.phantom.draws import mixed_seed
 from training.data.dataset import SliceDataset, Slices, collate
+from training.engine.order import Key, Order
 from training.engine.processes import Processes
-from training.engine.settings import TrainingSettings
+from training.engine.settings import ReadingSettings, TrainingSettings
 
 Detect = Callable[[Slices, torch.Generator], Tensor]
 """A whole slice, and chance, to its anomaly map ``(ro, pe)``."""
-Key = tuple[int, int]
-"""Place in the order of all slices ever seen, and number of the slice in its dataset."""
 
 
 class Batches:
-    """Batches of training slices, each source (dataset) as often as any other, whatever their sizes.
+    """Batches of training slices, each of one matrix size, each source (dataset) as often as any other that has it.
 
     Parameters
     ----------
     sources
-        Datasets; slices of one batch must have one size.
+        Datasets.
     settings
         Batch size, accumulation, seed and workers.
     processes
@@ -48,7 +47,7 @@ class Batches:
     def __init__(
         self,
         sources: Sequence[SliceDataset],
-        settings: TrainingSettings,
+        settings: ReadingSettings,
         processes: Processes,
         *,
         first: int = 0,
@@ -56,7 +55,7 @@ class Batches:
         detect: Detect | None = None,
     ) -> None:
         self._parts = settings.accumulate
-        order = _Order([len(source) for source in sources], settings, processes, first)
+        order = Order(sources, settings, processes, first)
         self._loader = DataLoader(
             AugmentedSlices(sources, settings.seed, rows, detect),
             batch_sampler=order,
@@ -74,28 +73,6 @@ class Batches:
             self._items = iter(self._loader)
         for _ in range(self._parts):
             yield next(self._items).to(self._device, non_blocking=True)
-
-
-class _Order(Sampler[list[Key]]):
-    """Keys of batch after batch for one process."""
-
-    def __init__(self, counts: Sequence[int], settings: TrainingSettings, processes: Processes, first: int) -> None:
-        self._counts, self._settings, self._processes, self._first = counts, settings, processes, first
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        settings, count = self._settings, self._processes.count
-        for part in range(self._first * settings.accumulate, settings.steps * settings.accumulate):
-            start = (part * count + self._processes.rank) * settings.batch
-            yield [(place, self._slice(place)) for place in range(start, start + settings.batch)]
-
-    def _slice(self, place: int) -> int:
-        """Kinds take turns; within a source all slices come once, in a new order each time round."""
-        turn, source = divmod(place, len(self._counts))
-        size = self._counts[source]
-        lap, offset = divmod(turn, size)
-        shuffled = torch.Generator().manual_seed(mixed_seed(self._settings.seed, "order", source, lap))
-        number = int(torch.randperm(size, generator=shuffled)[offset])
-        return sum(self._counts[:source]) + number
 
 
 class AugmentedSlices(Dataset[Slices]):

@@ -26,8 +26,12 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Let an optimiser remember what `optimiser_state` gave; its settings stay."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
-        states.setdefault(int(number), {})[name] = value
+        weight = weights[int(number)]
+        # Fused optimisers go through the memory of both side by side, so its order must be the same too.
+        alike = value.shape == weight.shape
+        states.setdefault(int(number), {})[name] = torch.empty_like(weight).copy_(value) if alike else value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": states})

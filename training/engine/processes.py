@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
@@ -34,19 +35,6 @@ class Processes:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.count > 1:
-            distributed.barrier()
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process, so that all of them stop at the same step."""
-        if self.count == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-        return bool(flags > 0)
-
 
 @contextmanager
 def joined_processes(device: str = "auto") -> Iterator[Processes]:
@@ -68,7 +56,8 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         # Joined already: a second group over the same rendezvous may never come together.
         yield Processes(rank, count, place)
         return
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    # The others wait in the next step's gradients while the first validates.
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield Processes(rank, count, place)
     finally:

@@ -4,10 +4,11 @@ settings.yaml          as the run was started
 data.json              what its training data held, for the cards of bundles
 versions.json          software, device, command line
 log.jsonl              one line an event: steps, validations, interruptions
-tensorboard/           the same for TensorBoard, where it is installed
+tensorboard/, wandb/   the same for trackers
 figures/               a picture a validation
 checkpoint.safetensors everything needed to go on, at most a few minutes old
-weights.safetensors    the averaged weights at the last validation: what the next stage and bundles take
+best.safetensors       the averaged weights at the best validation
+weights.safetensors    those that the next stage and bundles take: of the last validation, or, with keep=best, the best
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from pass_recon.common.settings import from_dict, read_table, to_dict
 from pass_recon.types import InputError
 from training.data.manifest import training_facts
 from training.engine.settings import TrainingSettings, run_settings
+from training.engine.trackers import Tracker, open_trackers
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
 SETTINGS, VERSIONS, LOG = "settings.yaml", "versions.json", "log.jsonl"
 DATA = "data.json"
-CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
+CHECKPOINT, WEIGHTS, BEST = "checkpoint.safetensors", "weights.safetensors", "best.safetensors"
 # What may differ when a run goes on: none of it touches a number that is computed.
-_FREE = {"workers", "checkpoint_minutes"}
+_FREE = {"workers", "checkpoint_minutes", "trackers", "patience"}
 
 
 class RunFolder:
@@ -66,34 +68,44 @@ class RunFolder:
 
     def __init__(self, path: str | Path, settings: TrainingSettings, stage: str, *, writes: bool = True) -> None:
         self.path = Path(path)
-        self.writes = writes
-        self._board: Any = None
+        self.writes, self._fraction = writes, settings.fraction
+        self._trackers: list[Tracker] = []
         wanted = {"stage": stage, **to_dict(settings), **_folders(settings)}
         if (self.path / SETTINGS).is_file() and self._begun():
-            self._check_same(wanted)
+            self._check_same(wanted, to_dict(type(settings)()))
         if self.writes:
             (self.path / "figures").mkdir(parents=True, exist_ok=True)
             with written_aside(self.path / SETTINGS) as aside:
                 aside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
             write_json(self.path / VERSIONS, versions())
-            self._board = _tensorboard(self.path)
+            self._trackers = open_trackers(settings.trackers, self.path, wanted)
 
     def log(self, event: str, step: int, **values: Any) -> None:
-        """Add a line to the log, and its numbers to TensorBoard."""
+        """Add a line to the log, and its numbers to the trackers."""
         if not self.writes:
             return
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "event": event, "step": step, **values}
         with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"{event}/{name}", value, step)
+        scalars = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, float)}
+        for tracker in self._trackers if scalars else []:
+            tracker.scalars(scalars, step)
+
+    def show(self, path: Path, step: int) -> None:
+        """A picture to the trackers."""
+        for tracker in self._trackers:
+            tracker.picture("validation", path, step)
+
+    def tell(self, sentence: str) -> None:
+        """What whoever trains should know: to standard error and to the log."""
+        if self.writes:
+            sys.stderr.write(f"{self.path}: {sentence}\n")
+            self.log("note", 0, note=sentence)
 
     def record_data(self, folders: Sequence[Path]) -> None:
         """Write down what the datasets hold that the run learns from."""
         if self.writes:
-            write_json(self.path / DATA, training_facts(folders))
+            write_json(self.path / DATA, training_facts(folders, self._fraction))
 
     def figure(self, epoch: int) -> Path:
         """Where the picture of a validation goes."""
@@ -114,15 +126,16 @@ class RunFolder:
         return read_tensors(path) if path.is_file() else None
 
     def close(self) -> None:
-        """Flush what TensorBoard is to show."""
-        if self._board is not None:
-            self._board.close()
+        """Let the trackers write what is left."""
+        for tracker in self._trackers:
+            tracker.close()
 
     def _begun(self) -> bool:
         return (self.path / CHECKPOINT).is_file() or (self.path / WEIGHTS).is_file()
 
-    def _check_same(self, wanted: Mapping[str, Any]) -> None:
-        found = read_table(self.path / SETTINGS)
+    def _check_same(self, wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        # A run from before a setting was invented has its default.
+        found = {**defaults, **read_table(self.path / SETTINGS)}
         changed = sorted(
             name for name in {*wanted, *found} - _FREE if wanted.get(name, "absent") != found.get(name, "absent")
         )
@@ -209,11 +222,3 @@ def opened_run(path: str | Path, settings: TrainingSettings, stage: str, *, writ
         yield run
     finally:
         run.close()
-
-
-def _tensorboard(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(path / "tensorboard"))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_type_hints
 
 from pass_recon.common.settings import checked
 from pass_recon.types import InputError
+from training.engine.trackers import TRACKERS
 
 RunPath = Annotated[str, "run"]
 """Folder of another run; in a recipe, the name of one of its tables. Empty for none."""
@@ -46,6 +47,15 @@ class TrainingSettings:
         Steps between validations.
     validation_slices
         How many slices a validation looks at.
+    keep
+        Which weights the next stage and bundles get: those of the ``last`` validation, or of the ``best``. Both are in
+        the run folder.
+    patience
+        Validations without a better one after which a run ends; 0 for never.
+    fraction
+        Share of the training cases of each dataset and examination that is used, always the same ones.
+    trackers
+        Where numbers and pictures are shown: ``tensorboard``, ``wandb``.
     checkpoint_minutes
         At most so much work is lost when the process dies.
     initial
@@ -66,6 +76,10 @@ class TrainingSettings:
     workers: int = 0
     epoch: int = 200
     validation_slices: int = 6
+    keep: Literal["last", "best"] = "last"
+    patience: int = 0
+    fraction: float = 1.0
+    trackers: tuple[str, ...] = ("tensorboard",)
     checkpoint_minutes: float = 3.0
     initial: RunPath = ""
 
@@ -73,14 +87,41 @@ class TrainingSettings:
         for name in ("steps", "batch", "accumulate", "epoch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("workers", "warmup", "weight_decay", "validation_slices"):
+        for name in ("workers", "warmup", "weight_decay", "validation_slices", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip", "checkpoint_minutes"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"fraction must be above 0 and at most 1, got {self.fraction}")
+        if unknown := sorted(set(self.trackers) - set(TRACKERS)):
+            raise InputError(f"there is no tracker {', '.join(unknown)}, only {', '.join(TRACKERS)}")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
+
+
+@checked
+@dataclass(frozen=True)
+class ReadingSettings(TrainingSettings):
+    """Of stages that read k-space slice by slice.
+
+    Attributes
+    ----------
+    order
+        ``slices``: all are shuffled; ``cases``: each process goes through case files of its own, some at a time, and
+        shuffles the slices of those, which reads every file in one go.
+    cases_at_once
+        Case files whose slices are mixed with ``order=cases``.
+    """
+
+    order: Literal["slices", "cases"] = "slices"
+    cases_at_once: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cases_at_once < 1:
+            raise InputError(f"cases_at_once must be at least 1, got {self.cases_at_once}")
 
 
 def run_settings(settings_class: type[TrainingSettings]) -> list[str]:

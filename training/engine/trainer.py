@@ -2,11 +2,11 @@
 
 trainer = Trainer(objective, settings, run, processes)
 for step in trainer.steps():
-for slices in batches.of_step():
-trainer.learn(slices)
-trainer.advance()
-if trainer.epoch():
-trainer.keep(psnr=...)
+    for slices in batches.of_step():
+        trainer.learn(slices)
+    trainer.advance()
+    if trainer.epoch():
+        trainer.keep({"psnr": …}, score=…)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pass_recon.types import InputError, PassError
 from training.engine.checkpoints import above, below, load_optimiser_state, optimiser_state
 from training.engine.frozen import learned_state, load_learned_state
 from training.engine.processes import Processes
-from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, load_weights
+from training.engine.run_folder import BEST, CHECKPOINT, WEIGHTS, RunFolder, load_weights
 from training.engine.settings import TrainingSettings
 
 Losses = Mapping[str, Tensor]
@@ -43,6 +43,25 @@ _LOG_STEPS = 10
 
 class Interrupted(PassError):
     """Somebody asked the run to stop; it has been saved."""
+
+
+class Together(nn.Module):
+    """An objective in one of several processes, which tells the others through its gradients that it wants to stop.
+
+    Gradients are averaged anyway, so this costs no further message. ``wishes`` is 0 and stays so; its gradient is the
+    mean over the processes of what each gives to `forward`.
+    """
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+        self.wishes = nn.Parameter(torch.zeros(2, device=next(objective.parameters()).device))
+
+    def forward(self, wishes: Tensor, *inputs: Any) -> dict[str, Tensor]:
+        """The losses."""
+        losses = dict(self.objective(*inputs))
+        losses[LOSS] = losses[LOSS] + (self.wishes * wishes).sum()
+        return losses
 
 
 class Trainer:
@@ -61,6 +80,8 @@ class Trainer:
         This process among those that train together.
     faster
         Learning rates of some parameters, as multiples: from a beginning of their name.
+    slices
+        That are in a batch, if they are more than ``batch``.
 
     Attributes
     ----------
@@ -80,8 +101,10 @@ class Trainer:
         processes: Processes,
         *,
         faster: Mapping[str, float] | None = None,
+        slices: int = 0,
     ) -> None:
         self.settings, self.run, self.processes = settings, run, processes
+        self._slices = (slices or settings.batch) * settings.accumulate * processes.count
         objective = objective.to(processes.device)
         if settings.initial:
             start_from(objective, settings.initial)
@@ -96,18 +119,30 @@ class Trainer:
             _groups(objective, settings, faster or {}),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            fused=on_gpu,
+            fused=True,
         )
         self.step = 0
         self._stop = ""
+        self._best, self._stale = -math.inf, 0
+        self._reported = time.monotonic(), 0
         self._parts = 0
         self._sums: dict[str, Tensor | float] = {}
         self._shown = ""
         self._resume()
-        self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
+        self._reported = time.monotonic(), self.step
+        self._told: Tensor | None = None
+        self.objective: nn.Module = objective
+        if processes.count > 1:
+            together = Together(objective)
+            # Buffers are constants, the same in every process: they need not be sent before each step.
+            constants = [name for name, _ in together.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(together, constants)
+            self.objective = DistributedDataParallel(together)
 
     def steps(self) -> Iterator[int]:
         """The steps still to do, with a progress bar; saves now and then, at the end, and when told to stop.
+
+        Several processes stop at the same step: on a GPU, which is not waited for every step, within ten.
 
         Raises
         ------
@@ -116,19 +151,38 @@ class Trainer:
         """
         saved = time.monotonic()
         with self._told_to_stop(), self._bar() as bar:
-            while self.step < self.settings.steps:
+            while self.step < self.settings.steps and not self._exhausted:
                 yield self.step
                 bar.update(1)
                 due = self.processes.first and time.monotonic() - saved > 60 * self.settings.checkpoint_minutes
-                if self.processes.any(bool(self._stop)):
+                interrupted, exhausted = self._wishes()
+                if interrupted:
                     self.save()
                     self.run.log("interrupted", self.step, by=self._stop)
                     raise Interrupted(f"stopped at step {self.step} and saved; the same command goes on from there")
+                if exhausted:
+                    break
                 if due:
                     self.save()
                     saved = time.monotonic()
                 bar.set_postfix_str(self._shown, refresh=False)
+        if self.step < self.settings.steps:
+            self.run.log("stopped early", self.step, validations_without_gain=self._stale)
         self.save()
+
+    @property
+    def _exhausted(self) -> bool:
+        """Whether validations have not become better for as long as anybody wants to wait."""
+        return 0 < self.settings.patience <= self._stale
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether any process was told to stop, and whether the first is exhausted."""
+        if self.processes.count == 1:
+            return bool(self._stop), self._exhausted
+        if self._told is None or (self._told.is_cuda and not self._reports()):
+            return False, False
+        interrupted, exhausted = (self._told > 0).tolist()
+        return interrupted, exhausted
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Networks in bfloat16 where the settings and the device allow it."""
@@ -144,27 +198,37 @@ class Trainer:
         quiet = self.objective.no_sync() if isinstance(self.objective, DistributedDataParallel) and not last else None
         with quiet or nullcontext(), out_of_memory_explained(self.settings):
             with self.autocast():
-                losses: Losses = self.objective(*inputs)
+                losses: Losses = self.objective(*self._with_wishes(inputs))
             (losses[LOSS] / self.settings.accumulate).backward()
         self._parts += 1
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
 
+    def _with_wishes(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not isinstance(self.objective, DistributedDataParallel):
+            return inputs
+        wishes = torch.tensor([float(bool(self._stop)), float(self._exhausted)])
+        return wishes.to(self.processes.device), *inputs
+
     def advance(self) -> None:
-        """Take the step that the gradients ask for."""
+        """Take the step that the gradients ask for, unless they are not finite; nothing waits for the device."""
         factor = self._schedule()
         for group in self._optimiser.param_groups:
             group["lr"] = group["top"] * factor
         weights = [weight for group in self._optimiser.param_groups for weight in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(weights, self.settings.gradient_clip))
-        if math.isfinite(norm):
-            self._optimiser.step()
-            self.averaged.update_parameters(self._plain)
-        else:
-            self.run.log("skipped", self.step, norm=str(norm))
+        norm = nn.utils.clip_grad_norm_(weights, self.settings.gradient_clip, foreach=True)
+        broken = (~torch.isfinite(norm)).float()
+        self._optimiser.found_inf = broken  # type: ignore[attr-defined]
+        self._optimiser.step()
+        self.averaged.update_parameters(self._plain)
+        self._sums["broken"] = self._sums.get("broken", 0.0) + broken.double()
         self._optimiser.zero_grad(set_to_none=True)
+        if isinstance(self.objective, DistributedDataParallel):
+            told = self.objective.module.wishes
+            self._told, told.grad = told.grad, None
         self.step += 1
-        self._report(norm, factor)
+        if self._reports():
+            self._report(float(norm), factor)
         self._parts = 0
 
     def epoch(self) -> int:
@@ -172,11 +236,38 @@ class Trainer:
         ended = self.step % self.settings.epoch == 0 or self.step == self.settings.steps
         return -(-self.step // self.settings.epoch) if ended else 0
 
-    def keep(self, objective: nn.Module | None = None, /, **metrics: float) -> None:
-        """Make the averaged weights, or what a stage made of them, the result of the run; log what they are worth."""
-        self.run.log("validation", self.step, **metrics)
-        result = self.averaged.module if objective is None else objective
-        self.run.save(WEIGHTS, learned_state(result), {"step": self.step, **metrics})
+    def keep(
+        self,
+        metrics: Mapping[str, float],
+        *,
+        score: float,
+        figure: Path | None = None,
+        objective: nn.Module | None = None,
+    ) -> None:
+        """Log what the averaged weights, or what a stage made of them, are worth, and keep them.
+
+        Parameters
+        ----------
+        metrics
+            What is known by name; what is not finite is left out, as there was nothing to measure it on.
+        score
+            By which validations are compared: higher is better.
+        figure
+            A picture of the validation.
+        objective
+            What to keep instead of the averaged weights.
+        """
+        known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        better = score > self._best
+        self._best, self._stale = (score, 0) if better else (self._best, self._stale + 1)
+        self.run.log("validation", self.step, **known, **({"best": self._best} if math.isfinite(self._best) else {}))
+        if figure is not None:
+            self.run.show(figure, self.step)
+        weights = learned_state(self.averaged.module if objective is None else objective)
+        if better:
+            self.run.save(BEST, weights, {"step": self.step, **known})
+        if better or self.settings.keep == "last":
+            self.run.save(WEIGHTS, weights, {"step": self.step, **known})
 
     def save(self) -> None:
         """Write the checkpoint: weights, their average, the optimiser, the step; randomness follows from the step."""
@@ -189,6 +280,8 @@ class Trainer:
                 "step": self.step,
                 "sums": {name: float(total) for name, total in self._sums.items()},
                 "names": self._names,
+                "best": self._best if math.isfinite(self._best) else None,
+                "stale": self._stale,
             },
         )
 
@@ -204,6 +297,8 @@ class Trainer:
         load_learned_state(self.averaged, below(tensors, "averaged."))
         load_optimiser_state(self._optimiser, below(tensors, "optimiser."))
         self.step, self._sums = int(about["step"]), dict(about["sums"])
+        best, self._stale = about.get("best"), int(about.get("stale", 0))
+        self._best = -math.inf if best is None else float(best)
         self.run.log("resumed", self.step)
 
     def _schedule(self) -> float:
@@ -212,14 +307,29 @@ class Trainer:
         rise = min(1.0, (self.step + 1) / max(settings.warmup, 1))
         return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.step / settings.steps)))
 
+    def _reports(self) -> bool:
+        return self.step % _LOG_STEPS == 0 or self.step == self.settings.steps
+
     def _report(self, norm: float, factor: float) -> None:
-        if self.step % _LOG_STEPS and self.step != self.settings.steps:
-            return
         done = self.step % _LOG_STEPS or _LOG_STEPS
+        broken = int(float(self._sums.pop("broken")))
         means = {name: float(total) / (done * self.settings.accumulate) for name, total in self._sums.items()}
         self._sums = {}
-        self._shown = f"{LOSS} {means[LOSS]:.4g}"
-        self.run.log("step", self.step, **means, gradient=norm, learning_rate=self.settings.learning_rate * factor)
+        if broken:
+            self.run.log("skipped", self.step, steps=broken)
+        now, (before, step) = time.monotonic(), self._reported
+        rate = (self.step - step) / max(now - before, 1e-9)
+        self._reported = now, self.step
+        self._shown = f"{LOSS} {means[LOSS]:.4g}, {rate * self._slices:.3g} slices/s"
+        self.run.log(
+            "step",
+            self.step,
+            **{name: value for name, value in means.items() if math.isfinite(value)},
+            **({"gradient": norm} if math.isfinite(norm) else {}),
+            learning_rate=self.settings.learning_rate * factor,
+            slices_per_second=rate * self._slices,
+            hours_left=(self.settings.steps - self.step) / rate / 3600,
+        )
 
     @contextmanager
     def _told_to_stop(self) -> Iterator[None]:

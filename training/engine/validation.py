@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pass_recon.metrics import psnr
+from pass_recon.metrics import Quality, qualities
 from pass_recon.report.figures import SliceView, write_scan_figure
 from pass_recon.sampling.budget import acs_range
 from pass_recon.sampling.lines import calibration_width
@@ -39,9 +40,9 @@ class ReconstructedSlice:
     lines: Tensor
 
     @cached_property
-    def psnr(self) -> float:
-        """In dB, of the whole image."""
-        return psnr(self.image.numpy(), self.item.image.numpy())
+    def quality(self) -> Quality:
+        """Of the whole image."""
+        return qualities(self.image.numpy(), self.item.image.numpy())[0]
 
     def view(self) -> SliceView:
         """A row of the figure."""
@@ -52,11 +53,30 @@ class ReconstructedSlice:
             image=self.image.abs().numpy(),
             lines=self.lines.numpy(),
             acs=acs_range(len(self.lines), max(1, calibration_width(self.lines))),
-            quality=f"{self.psnr:.2f} dB",
+            quality=f"{self.quality.psnr:.2f} dB, SSIM {self.quality.ssim:.3f}",
             plan=f"{int(self.lines.sum())} of {len(self.lines)} lines",
             lesions=self.item.boxes,
             anomaly_map=None if seen is None else seen.float().numpy(),
         )
+
+
+def mean_quality(seen: Sequence[ReconstructedSlice]) -> dict[str, float]:
+    """Mean PSNR in dB, SSIM and NMSE of all slices, and the PSNR of each bundle's."""
+    names = sorted({item.name for item in seen})
+    own = {name: [item.quality.psnr for item in seen if item.name == name] for name in names}
+    return {
+        **{
+            measure: finite_mean(getattr(item.quality, measure) for item in seen)
+            for measure in ("psnr", "ssim", "nmse")
+        },
+        **{name: finite_mean(values) for name, values in own.items()},
+    }
+
+
+def finite_mean(values: Iterable[float]) -> float:
+    """Of those that are finite; NaN if none is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def write_validation_figure(path: Path, seen: Sequence[ReconstructedSlice], title: str) -> None:

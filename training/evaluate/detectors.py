@@ -16,6 +16,7 @@ from pass_recon.anomaly.calibration import expected_calibration_error
 from pass_recon.bundles import load_bundle
 from pass_recon.types import InputError
 from training.data.augmentation import degrade
+from training.data.dataset import Split
 from training.data.images import ImageSlice, ImageSource, open_images, stacked
 from training.data.manifest import read_manifest
 from training.evaluate.measures import Record, pixel_histograms
@@ -95,7 +96,8 @@ def write_map_figure(path: Path, rows: Sequence[tuple[str, Seen, int]]) -> None:
 
 BASELINE = "lesion frequency"
 """A map that is the same for everybody: how often training patients had a lesion there."""
-_SPLIT, _PART = "test", 16
+_SPLIT: Split = "test"
+_PART = 16
 
 
 def evaluate_detectors(

@@ -30,7 +30,7 @@ from training.evaluate.lesion_matching import match_lesions
 from training.evaluate.methods import METHODS, PASS, Clock, ScannedSlice, indices
 from training.evaluate.selection import EvaluatedBundle, MapSource, SliceEntry, digest
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 _DIGITS = 6
 
 
@@ -151,6 +151,9 @@ def _measured(job: Job) -> Record:
         "label": int(slices.label),
         "lesions": len(regions),
         "size": list(truth.shape),
+        "measured_lines": int(scanned.reachable.sum()),
+        "plan_lines": min(scanned.budget, int(scanned.reachable.sum())),
+        "pixel_mm": [round(size, 4) for size in job.entry.pixel_mm],
         "acs": list(indices(scanned.acs)),
         "methods": results,
         "plans": _plans(job, scanned),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pass_recon.common.parallel import in_parallel
 from pass_recon.report.evaluation import Example, Panel, Series, write_bars, write_example, write_free_response
+from training.evaluate.grids import grids_text
 from training.evaluate.lesion_detection import REPORTED, free_response_table
 from training.evaluate.measures import Job, Record, images_of
 from training.evaluate.methods import METHODS, PASS
@@ -93,7 +94,10 @@ def _of_examination(examination: tuple[str, str], groups: Sequence[Group]) -> li
         f"{group['slices_with_lesions']} slices"
         for head, group in zip(heads, groups, strict=True)
     )
-    parts = [f"### {' '.join(examination)}", sizes, _quality(heads, groups)]
+    on = [
+        f"{head}: {grids_text(group['grids'])}" for head, group in zip(heads, groups, strict=True) if "grids" in group
+    ]
+    parts = [f"### {' '.join(examination)}", sizes, *on, _quality(heads, groups)]
     if any(group["differences"] for group in groups):
         parts += ["PSNR of PASS minus that of another, in dB", _differences(heads, groups)]
     if any(group["detection"] for group in groups):

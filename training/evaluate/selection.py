@@ -183,6 +183,8 @@ class SliceEntry:
         Whether the case has its own noise.
     lesions
         Number of boxes.
+    pixel_mm
+        Along readout and phase encoding; 0 where unknown.
     """
 
     dataset: str
@@ -193,6 +195,7 @@ class SliceEntry:
     fingerprint: str
     measured: bool
     lesions: int
+    pixel_mm: tuple[float, float] = (0.0, 0.0)
 
 
 def digest(value: Any) -> str:
@@ -292,6 +295,7 @@ def slice_entries(
                     fingerprint=file.info.fingerprint,
                     measured=file.info.measured,
                     lesions=len(file.records[index].boxes),
+                    pixel_mm=file.info.pixel_mm,
                 )
                 for index in choose_slices(file.records, slices)
             ]

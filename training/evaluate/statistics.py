@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pass_recon.anomaly.calibration import expected_calibration_error
+from training.evaluate.grids import grids
 from training.evaluate.measures import PIXEL_GROUPS, Record, unpacked
 from training.evaluate.methods import METHODS, PASS
 from training.evaluate.selection import EvaluatedBundle
@@ -146,6 +147,7 @@ def group_summary(records: list[Record], bundle: EvaluatedBundle, *, resamples: 
             if (found := detection_summary(records, where, **settings)) is not None
         },
         "plans": plan_summary(records, **settings),
+        "grids": grids(records),
     }
     plain: dict[str, Any] = as_plain(summary)
     return plain

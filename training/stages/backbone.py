@@ -47,6 +47,7 @@ from training.data.images import UNNAMED, ImageSlice, ImageSource, drawn, open_i
 from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, load_weights, opened_run, settings_of
 from training.engine.trainer import Trainer, start_from
+from training.engine.validation import finite_mean
 from training.evaluate.statistics import score_auc
 from training.stages.backbone_stem import COVERED, CropSettings, dense_loss, start_locally
 
@@ -246,7 +247,7 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
     ):
         run.record_data(data)
         torch.manual_seed(settings.seed)
-        sources = open_images(data, "train", settings.examinations, settings.size)
+        sources = open_images(data, "train", settings.examinations, settings.size, fraction=settings.fraction)
         heads = read_heads(settings.heads, settings.size)
         examinations = sorted({source.examination for source in sources})
         objective = BackboneObjective(settings)
@@ -273,7 +274,8 @@ def train_backbone(settings: BackboneSettings, data: Sequence[Path], run_folder:
             trainer.advance()
             if trainer.epoch() and processes.first:
                 averaged: Any = trainer.averaged.module
-                trainer.keep(**region_auc(averaged, held_out, settings))
+                areas = region_auc(averaged, held_out, settings)
+                trainer.keep(areas, score=finite_mean(areas.values()))
 
 
 @torch.no_grad()

@@ -40,7 +40,8 @@ from training.engine.processes import joined_processes
 from training.engine.run_folder import CHECKPOINT, WEIGHTS, RunFolder, opened_run
 from training.engine.settings import TrainingSettings
 from training.engine.trainer import start_from
-from training.stages.shared import acs_of, decibels, examinations_of, squared_error, validation_scans
+from training.stages.errors import decibels, squared_error
+from training.stages.shared import acs_of, examinations_of, validation_scans
 
 STAGE = "mixture"
 _DRAWS_KEPT = 4
@@ -125,6 +126,8 @@ class MixtureTraining(TrainingSettings):
         super().__post_init__()
         if self.accumulate != 1:
             raise InputError("this stage does not accumulate gradients: give it a smaller batch instead")
+        if self.patience or self.keep != "last":
+            raise InputError("this stage ends by the clock and keeps its last weights: leave patience and keep alone")
         if len(self.shares) != len(KINDS):
             raise InputError(f"shares must be {len(KINDS)}, one each for {', '.join(KINDS)}, got {self.shares}")
         if self.minutes <= 0 or self.batch % 2 or self.together < 1:
@@ -507,7 +510,7 @@ def train_mixture(settings: MixtureTraining, data: Sequence[Path], run_folder: P
 def filled_pool(settings: MixtureTraining, data: Sequence[Path], device: torch.device) -> ImagePool:
     """A pool with the training slices of prepared datasets, and with images that are no patients."""
     pool = ImagePool(settings.capacity, settings.shares, device, kept=settings.kept)
-    for source in open_slices(data, "train", KINDS[:-1]):
+    for source in open_slices(data, "train", KINDS[:-1], fraction=settings.fraction):
         for number in range(len(source)):
             item = source[number]
             magnitude = resize_centre(item.image.abs(), (SIDE, SIDE))

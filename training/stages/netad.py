@@ -36,6 +36,7 @@ from training.engine.processes import joined_processes
 from training.engine.run_folder import RunFolder, opened_run
 from training.engine.settings import RunPath, TrainingSettings
 from training.engine.trainer import Trainer
+from training.engine.validation import finite_mean
 from training.evaluate.detectors import VIEWS, look, write_map_figure
 from training.stages.anomaly_maps import NETAD
 from training.stages.backbone import load_backbone
@@ -213,7 +214,7 @@ def few_cases(folders: Sequence[str | Path], settings: NetADSettings) -> list[Im
     """Training slices of a few cases of each examination; of several folders that have it, each gives its share."""
     sources = []
     by_examination: dict[str, list[SliceDataset]] = {}
-    for slices in open_slices(folders, "train", settings.examinations):
+    for slices in open_slices(folders, "train", settings.examinations, fraction=settings.fraction):
         first = next(iter(slices.cases.values()))
         by_examination.setdefault(f"{first['anatomy']}-{first['contrast']}", []).append(slices)
     for examination, datasets in sorted(by_examination.items()):
@@ -265,7 +266,10 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
             calibrating = open_images([settings.calibration], "validation", settings.examinations, settings.size)
         examinations = sorted({source.examination for source in sources})
         netads = build_detectors(settings, examinations)
-        trainer = Trainer(AdapterObjective(netads, settings.image_weight), settings, run, processes)
+        for sentence in without_a_class(held_out, settings):
+            run.tell(sentence)
+        objective = AdapterObjective(netads, settings.image_weight)
+        trainer = Trainer(objective, settings, run, processes, slices=settings.batch * len(examinations))
         heads = read_heads(settings.heads, settings.size)
         for step in trainer.steps():
             for part in range(settings.accumulate):
@@ -281,7 +285,10 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
             if trainer.epoch() and processes.first:
                 averaged: Any = trainer.averaged.module
                 finished = finish(averaged.netads, sources, calibrating, settings)
-                trainer.keep(**validate(finished, held_out, settings, run.figure(trainer.epoch())))
+                figure = run.figure(trainer.epoch())
+                quality = validate(finished, held_out, settings, figure)
+                areas = [value for name, value in quality.items() if name.endswith("_auc")]
+                trainer.keep(quality, score=finite_mean(areas), figure=figure if figure.is_file() else None)
                 save_detectors(run, finished)
 
 
@@ -378,6 +385,20 @@ def validate(
     if figure is not None and rows:
         write_map_figure(figure, rows)
     return found
+
+
+def without_a_class(held_out: Sequence[ImageSource], settings: NetADSettings) -> list[str]:
+    """A sentence for each examination whose validation slices are all sick or all healthy: nothing can be measured."""
+    told = []
+    for source in held_out:
+        labels = {int(source[number].label) for number in spread(source, settings)}
+        missing = [word for label, word in ((ABNORMAL, "abnormal"), (NORMAL, "normal")) if label not in labels]
+        if missing:
+            told.append(
+                f"no validation slice of {source.examination} is {' or '.join(missing)}: areas under the curve are not "
+                "measured there, and scores are not calibrated unless calibration= names another dataset"
+            )
+    return told
 
 
 def spread(source: ImageSource, settings: NetADSettings) -> list[int]:

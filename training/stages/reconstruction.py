@@ -27,21 +27,20 @@ from training.data.dataset import Slices, open_slices
 from training.engine.batches import Batches, Detect, step_generator, validation_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import load_weights, opened_run
-from training.engine.settings import RunPath, TrainingSettings
+from training.engine.settings import ReadingSettings, RunPath
 from training.engine.trainer import Trainer
-from training.engine.validation import ReconstructedSlice, write_validation_figure
+from training.engine.validation import ReconstructedSlice, mean_quality, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
+from training.stages.errors import ERRORS, LossName, squared_error
 from training.stages.shared import (
     acceleration_of,
     acs_of,
     bundle_name,
-    decibels,
+    chance_of,
     drawn_lines,
     examinations_of,
     lesion_weight,
-    squared_error,
     validation_scans,
-    with_a_gradient,
 )
 
 STAGE = "reconstruction"
@@ -52,7 +51,7 @@ _FIRMER = 8.0
 
 @checked
 @dataclass(frozen=True)
-class ReconstructionSettings(TrainingSettings):
+class ReconstructionSettings(ReadingSettings):
     """Stage 1.
 
     Attributes
@@ -74,8 +73,8 @@ class ReconstructionSettings(TrainingSettings):
     weights_rate
         Learning rate of λ₁ and λ₂, as a multiple.
     loss
-        ``decibels`` of the squared errors, or the ``squared`` errors of the paper, whose lesion term is
-        ``‖map ⊙ (x − truth)‖²``.
+        ``decibels`` of the squared errors, the ``squared`` errors of the paper, whose lesion term is
+        ``‖map ⊙ (x − truth)‖²``, the absolute error ``l1``, or 1 − ``ssim``.
     netad
         Run folder of detectors whose maps the enhancer sees; empty for a simulated detector.
     look
@@ -98,7 +97,7 @@ class ReconstructionSettings(TrainingSettings):
     lesion_weight: float = 1.0
     lines_rate: float = 10.0
     weights_rate: float = 10.0
-    loss: Literal["decibels", "squared"] = "decibels"
+    loss: LossName = "decibels"
     netad: RunPath = ""
     look: Literal["slice", "reconstruction"] = "slice"
     sampling: RunPath = ""
@@ -134,17 +133,16 @@ class ReconstructionObjective(nn.Module):
         """Losses of a batch; ``loss`` is their weighted mean."""
         settings = self.settings
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=settings.noise, generator=generator)
-        lines = torch.stack([self._lines(slices, number, generator) for number in range(len(slices.image))])
-        lines = lines * slices.reachable  # what was never measured is no line of zeros
+        lines = self._lines(slices, generator)
         *_, (image, global_image, anomaly_map) = self.reconstructor.iterate(kspace, coil_maps, lines, self.look(slices))
+        error = ERRORS[settings.loss]
         parts = {
-            "global": (settings.global_weight, self._measure(squared_error(global_image, slices.image)).mean()),
-            "image": (settings.image_weight, self._measure(squared_error(image, slices.image)).mean()),
+            "global": (settings.global_weight, error(global_image, slices.image).mean()),
+            "image": (settings.image_weight, error(image, slices.image).mean()),
             "lesion": (settings.lesion_weight, self._lesion(image, slices, anomaly_map)),
         }
         total = sum(weight for weight, _ in parts.values())
         loss = torch.stack([weight * value / total for weight, value in parts.values()]).sum()
-        loss = with_a_gradient(loss, (population.logits for population in self._populations()))
         return {"loss": loss, **{name: value for name, (_, value) in parts.items()}}
 
     def look(self, slices: Slices) -> Callable[[Tensor], Tensor]:
@@ -156,22 +154,20 @@ class ReconstructionObjective(nn.Module):
         own = [detectors.of(*name) for name in zip(slices.anatomy, slices.contrast, strict=True)]
         return lambda image: torch.cat([netad.anomaly_map(x[None]) for netad, x in zip(own, image, strict=True)])
 
-    def _measure(self, error: Tensor) -> Tensor:
-        return decibels(error) if self.settings.loss == "decibels" else error
-
     def _lesion(self, image: Tensor, slices: Slices, anomaly_map: Tensor) -> Tensor:
         if self.settings.loss == "squared":
             return squared_error(anomaly_map * image, anomaly_map * slices.image).mean()
         weight = lesion_weight(slices, anomaly_map)
         has_lesion = weight.flatten(1).sum(1) >= 1
-        return decibels(squared_error(image, slices.image, weight)).where(has_lesion, 0.0).mean()
+        return ERRORS[self.settings.loss](image, slices.image, weight).where(has_lesion, 0.0).mean()
 
-    def chosen_lines(self, name: str, pe: int) -> Tensor:
-        """``(pe,)`` bool: the plan of the population."""
+    def chosen_lines(self, name: str, pe: int, reachable: Tensor | None = None) -> Tensor:
+        """``(pe,)`` bool: the plan of the population, of reachable lines ``(pe,)``."""
         population = self.populations[name]
         acceleration = acceleration_of(name)
         logits: Tensor = population(pe)
-        return select_lines(logits.detach().cpu(), acs_of(pe, acceleration), line_budget(pe, acceleration))
+        budget = line_budget(pe, acceleration)
+        return select_lines(logits.detach().cpu(), acs_of(pe, acceleration), budget, reachable)
 
     def _take_lines(self, sampling: str) -> None:
         """Populations of stage 2, drawn with little doubt: all but the last lines chosen are nearly always the same."""
@@ -180,18 +176,21 @@ class ReconstructionObjective(nn.Module):
             population.load_state_dict({"logits": _FIRMER * logits})
         self.populations.requires_grad_(False)
 
-    def _populations(self) -> list[PopulationLogits]:
-        return [module for module in self.populations.values() if isinstance(module, PopulationLogits)]
-
-    def _lines(self, slices: Slices, number: int, generator: torch.Generator | None) -> Tensor:
-        examinations = self.settings.accelerations
-        device = slices.image.device
-        acceleration = examinations[int(torch.randint(len(examinations), (1,), generator=generator, device=device))]
-        name = bundle_name(examinations_of(slices)[number], acceleration)
-        if name not in self.populations:
-            raise InputError(f"{slices.case[number]} is {name}, which is not among {', '.join(self.populations)}")
-        logits = self.populations[name](slices.image.shape[-1])
-        return drawn_lines(logits, acceleration, self.reconstructor.damping, generator)
+    def _lines(self, slices: Slices, generator: torch.Generator | None) -> Tensor:
+        """Lines ``(b, pe)``, each slice at an acceleration drawn for it, among those that were measured."""
+        settings, names = self.settings, list(self.populations)
+        draw = chance_of(generator)
+        numbers = torch.randint(len(settings.accelerations), (len(slices.image),), generator=draw).tolist()
+        accelerations = [settings.accelerations[number] for number in numbers]
+        wanted = [bundle_name(*pair) for pair in zip(examinations_of(slices), accelerations, strict=True)]
+        for case, name in zip(slices.case, wanted, strict=True):
+            if name not in self.populations:
+                raise InputError(f"{case} is {name}, which is not among {', '.join(names)}")
+        # All of them take part, so that processes that train together agree on what has a gradient.
+        logits = torch.stack([population(slices.image.shape[-1]) for population in self.populations.values()])
+        logits = logits[torch.tensor([names.index(name) for name in wanted], device=logits.device)]
+        damping = self.reconstructor.damping
+        return drawn_lines(logits, accelerations, damping, generator, reachable=slices.reachable)
 
 
 def train_reconstruction(
@@ -237,7 +236,7 @@ def train_reconstruction(
                 "reconstructor.enhancer_parameter": settings.weights_rate,
             },
         )
-        sources = open_slices(data, "train", settings.examinations)
+        sources = open_slices(data, "train", settings.examinations, fraction=settings.fraction)
         batches = Batches(sources, settings, processes, first=trainer.step, rows=settings.rows, detect=detect)
         examples = _examples(settings, data, detect)
         for step in trainer.steps():
@@ -248,8 +247,9 @@ def train_reconstruction(
                 objective = trainer.averaged.module
                 assert isinstance(objective, ReconstructionObjective)
                 seen = reconstructed(objective, examples, processes.device)
-                write_validation_figure(run.figure(trainer.epoch()), seen, f"step {trainer.step}")
-                trainer.keep(**mean_psnr(seen))
+                figure, quality = run.figure(trainer.epoch()), mean_quality(seen)
+                write_validation_figure(figure, seen, f"step {trainer.step}")
+                trainer.keep(quality, score=quality["psnr"], figure=figure)
 
 
 @torch.no_grad()
@@ -259,17 +259,10 @@ def reconstructed(
     """Whole slices from the population's lines at every acceleration."""
     settings, results = objective.settings, []
     for scan in validation_scans(examples, settings.accelerations, settings.noise, device):
-        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1]) & scan.slices.reachable[0].cpu()
+        lines = objective.chosen_lines(scan.bundle, scan.kspace.shape[-1], scan.slices.reachable[0].cpu())
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines.to(device), objective.look(scan.slices))
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines))
     return results
-
-
-def mean_psnr(seen: Sequence[ReconstructedSlice]) -> dict[str, float]:
-    """Mean PSNR in dB of each bundle's slices, and of all."""
-    names = sorted({item.name for item in seen})
-    means = {name: sum(x.psnr for x in seen if x.name == name) / sum(x.name == name for x in seen) for name in names}
-    return {"psnr": sum(item.psnr for item in seen) / len(seen), **means}
 
 
 def _examples(settings: ReconstructionSettings, data: Sequence[Path], detect: Detect | None) -> list[Slices]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,18 @@ from training.data.dataset import Slices, collate, open_slices
 from training.engine.batches import Batches, chosen_rows, step_generator, validation_slices
 from training.engine.processes import joined_processes
 from training.engine.run_folder import load_weights, opened_run, settings_of
-from training.engine.settings import RunPath, TrainingSettings
+from training.engine.settings import ReadingSettings, RunPath
 from training.engine.trainer import Trainer
-from training.engine.validation import ReconstructedSlice, write_validation_figure
+from training.engine.validation import ReconstructedSlice, mean_quality, write_validation_figure
 from training.stages.anomaly_maps import TrainedDetectors, simulated_map
-from training.stages.reconstruction import EXAMINATIONS, ReconstructionSettings, mean_psnr
+from training.stages.errors import ERRORS, LossName, squared_error
+from training.stages.reconstruction import EXAMINATIONS, ReconstructionSettings
 from training.stages.shared import (
     acceleration_of,
     acs_of,
     bundle_name,
-    decibels,
+    chance_of,
     examinations_of,
-    squared_error,
     validation_scans,
     with_a_gradient,
     with_fair_noise,
@@ -57,7 +57,7 @@ _AROUND = 17  # pixels across which the surroundings of a lesion count as the le
 
 @checked
 @dataclass(frozen=True)
-class SamplingSettings(TrainingSettings):
+class SamplingSettings(ReadingSettings):
     """Stage 2.
 
     Attributes
@@ -75,8 +75,8 @@ class SamplingSettings(TrainingSettings):
     noise
         As in stage 1.
     loss
-        ``decibels`` of the squared errors, or the ``squared`` errors of the paper:
-        ``‖x_K − x‖² + λ‖map ⊙ Fᴴ(M² ⊙ F x_K − M² ⊙ F x)‖²``, M² = the lines chosen beside the ACS.
+        ``decibels`` of the squared errors, the absolute error ``l1``, 1 − ``ssim``, or the ``squared`` errors of the
+        paper: ``‖x_K − x‖² + λ‖map ⊙ Fᴴ(M² ⊙ F x_K − M² ⊙ F x)‖²``, M² = the lines chosen beside the ACS.
     lesion_weight
         λ, of the error around anomalies.
     exploration
@@ -94,7 +94,7 @@ class SamplingSettings(TrainingSettings):
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("line_network"))
     rows: int = 64
     noise: tuple[float, float] = (0.003, 0.02)
-    loss: Literal["decibels", "squared"] = "decibels"
+    loss: LossName = "decibels"
     lesion_weight: float = 2.0
     exploration: float = 0.1
     lines_rate: float = 20.0
@@ -141,7 +141,7 @@ class SamplingObjective(nn.Module):
     def forward(self, slices: Slices, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Losses of a batch, averaged over the accelerations."""
         coil_maps, kspace = slices.coil_maps, slices.kspace(noise=self.settings.noise, generator=generator)
-        draw = torch.Generator().manual_seed(0 if generator is None else generator.initial_seed() % 2**62)
+        draw = chance_of(generator)
         rows = [chosen_rows(image, mask, self.settings.rows, draw) for image, mask in _pairs(slices)]
         noise = kspace - slices.kspace(noise=0.0)
         measured, noise = (fft1c(_on_rows(ifft1c(x, -2), rows), -2) for x in (kspace, noise))
@@ -150,7 +150,7 @@ class SamplingObjective(nn.Module):
         parts: dict[str, list[Tensor]] = {"image": [], "lesion": []}
         for acceleration in self.settings.accelerations:
             logits, acs_map = self.line_logits(slices, kspace, coil_maps, acceleration)
-            lines = self._explored(logits, acceleration, generator) * slices.reachable
+            lines = self._explored(logits, acceleration, slices.reachable, generator)
             seen = _on_rows(acs_map, rows)
             fair = with_fair_noise(measured, noise, lines, self.reconstructor.damping)
             image, _ = self.reconstructor(fair, maps, lines, lambda _, seen=seen: seen)
@@ -160,9 +160,10 @@ class SamplingObjective(nn.Module):
                 parts["lesion"].append((seen * error).abs().square().mean())
                 parts["image"].append(squared_error(image, truth).mean())
                 continue
-            error = decibels(squared_error(image, truth, around)).where(around.flatten(1).any(1), 0.0)
+            measured_by = ERRORS[self.settings.loss]
+            error = measured_by(image, truth, around).where(around.flatten(1).any(1), 0.0)
             parts["lesion"].append(error.mean())
-            parts["image"].append(decibels(squared_error(image, truth)).mean())
+            parts["image"].append(measured_by(image, truth).mean())
         means = {name: torch.stack(values).mean() for name, values in parts.items()}
         loss = means["image"] + self.settings.lesion_weight * means["lesion"]
         loss = with_a_gradient(loss, (self.sampler(name).population.logits for name in self.samplers))
@@ -187,13 +188,16 @@ class SamplingObjective(nn.Module):
             return torch.zeros_like(image.real)
         return slices.anomaly_map[number]
 
-    def _explored(self, logits: Tensor, acceleration: float, generator: torch.Generator | None) -> Tensor:
-        """The best lines of shaken logits, as 0 and 1 with the gradient of their probabilities."""
+    def _explored(
+        self, logits: Tensor, acceleration: float, reachable: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """The best measured lines of shaken logits, as 0 and 1 with the gradient of their probabilities."""
         acs = acs_of(logits.shape[-1], acceleration)
         budget = line_budget(logits.shape[-1], acceleration)
         shaken = torch.randn(logits.shape, generator=generator, device=logits.device) * self.settings.exploration
-        lines = select_lines(logits.detach() + shaken, acs, budget)
-        probabilities = line_probabilities(logits, acs.to(logits.device), budget)
+        last = torch.finfo(logits.dtype).min  # chosen where fewer lines were measured than the budget, and then dropped
+        lines = select_lines((logits.detach() + shaken).masked_fill(~reachable, last), acs, budget) & reachable
+        probabilities = line_probabilities(logits, acs, budget, reachable=reachable)
         return straight_through(lines, probabilities, self.reconstructor.damping)
 
 
@@ -214,7 +218,7 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
         objective = SamplingObjective(settings, detectors)
         faster = {f"samplers.{name}.population": settings.lines_rate for name in objective.samplers}
         trainer = Trainer(objective, settings, run, processes, faster=faster)
-        sources = open_slices(data, "train", settings.examinations)
+        sources = open_slices(data, "train", settings.examinations, fraction=settings.fraction)
         detect = None if detectors else simulated_map
         batches = Batches(sources, settings, processes, first=trainer.step, detect=detect)
         examples = validation_slices(open_slices(data, "validation", settings.examinations), settings.validation_slices)
@@ -227,9 +231,10 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
                 averaged: Any = deepcopy(trainer.averaged.module)
                 before = choose_population_logits(averaged, common, examples, processes.device)
                 personal = planned(averaged, examples, processes.device, personal=True)
-                write_validation_figure(run.figure(trainer.epoch()), personal, f"step {trainer.step}")
-                after = mean_psnr(personal)
-                trainer.keep(averaged, **after, **{f"gain {name}": after[name] - before[name] for name in before})
+                figure, after = run.figure(trainer.epoch()), mean_quality(personal)
+                write_validation_figure(figure, personal, f"step {trainer.step}")
+                gains = {f"gain {name}": after[name] - before[name] for name in before}
+                trainer.keep(after | gains, score=after["psnr"], figure=figure, objective=averaged)
 
 
 def choose_population_logits(
@@ -242,9 +247,9 @@ def choose_population_logits(
     dict
         Mean PSNR of the examples with the lines of each population, dB.
     """
-    own = mean_psnr(planned(objective, examples, device, personal=False))
+    own = mean_quality(planned(objective, examples, device, personal=False))
     centre_populations(objective, common, device)
-    centred = mean_psnr(planned(objective, examples, device, personal=False))
+    centred = mean_quality(planned(objective, examples, device, personal=False))
     names = [name for name in objective.samplers if name in own]
     for name in names:
         if own[name] > centred[name]:
@@ -284,10 +289,8 @@ def planned(
         logits, seen = objective.line_logits(scan.slices, scan.kspace, scan.coil_maps, scan.acceleration)
         if not personal:
             logits = objective.sampler(scan.bundle).population(pe)[None]
-        lines = (
-            select_lines(logits, acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration))
-            & scan.slices.reachable
-        )
+        acs, budget = acs_of(pe, scan.acceleration), line_budget(pe, scan.acceleration)
+        lines = select_lines(logits, acs, budget, scan.slices.reachable[0].cpu())
         image, _ = objective.reconstructor(scan.kspace, scan.coil_maps, lines, lambda _, seen=seen: seen)
         results.append(ReconstructedSlice(scan.bundle, scan.item, image[0].cpu(), lines[0].cpu()))
     return results

@@ -13,9 +13,6 @@ from pass_recon.sampling.lines import acs_mask
 from pass_recon.sampling.population import draw_lines, line_probabilities, straight_through
 from training.data.dataset import Slices, collate
 
-# An error this small, 80 dB below the peak, is as good as none: the logarithm stops there.
-_SMALLEST = 1e-8
-
 
 def bundle_name(examination: str, acceleration: float) -> str:
     """For example ``brain-t1-4x`` of the examination ``brain-t1``."""
@@ -37,17 +34,42 @@ def acs_of(pe: int, acceleration: float) -> Tensor:
     return acs_mask(pe, acs_count(pe, acs_fraction(acceleration)))
 
 
+def chance_of(generator: torch.Generator | None) -> torch.Generator:
+    """Chance on the CPU that follows from a generator of any device, so that the host need not wait for that."""
+    return torch.Generator().manual_seed(0 if generator is None else generator.initial_seed() % 2**62)
+
+
 def drawn_lines(
-    logits: Tensor, acceleration: float, damping: float, generator: torch.Generator | None = None
+    logits: Tensor,
+    accelerations: Sequence[float],
+    damping: float | Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    reachable: Tensor | None = None,
 ) -> Tensor:
-    """Lines drawn by their logits ``(..., pe)``, as 0 and 1 with the gradient of their probabilities (LOUPE)."""
+    """Lines drawn by their logits ``(b, pe)``, as 0 and 1 with the gradient of their probabilities (LOUPE).
+
+    Parameters
+    ----------
+    logits
+        ``(b, pe)``.
+    accelerations
+        Of each of the b.
+    damping
+        As `straight_through` takes it.
+    generator
+        On the device of the logits.
+    reachable
+        ``(b, pe)`` bool: the lines that were measured; the budget is drawn among them. All by default.
+    """
     pe = logits.shape[-1]
-    acs = acs_of(pe, acceleration).to(logits.device)
-    probabilities = line_probabilities(logits, acs, line_budget(pe, acceleration))
+    acs = torch.stack([acs_of(pe, acceleration) for acceleration in accelerations])
+    budgets = torch.tensor([line_budget(pe, acceleration) for acceleration in accelerations])
+    probabilities = line_probabilities(logits, acs, budgets, reachable=reachable)
     return straight_through(draw_lines(probabilities.detach(), generator), probabilities, damping)
 
 
-def with_fair_noise(kspace: Tensor, noise: Tensor, lines: Tensor, damping: float) -> Tensor:
+def with_fair_noise(kspace: Tensor, noise: Tensor, lines: Tensor, damping: float | Tensor) -> Tensor:
     """The same k-space, with a gradient of lines that does not hold their noise against those acquired.
 
     An image follows the noise n of an acquired line by n / (1 + λ), so that of its residual −n λ / (1 + λ) is left, and
@@ -72,19 +94,6 @@ def with_fair_noise(kspace: Tensor, noise: Tensor, lines: Tensor, damping: float
 def with_a_gradient(loss: Tensor, logits: Iterable[Tensor]) -> Tensor:
     """The same loss, in which all logits take part: processes that train together must agree on what has a gradient."""
     return loss + 0 * torch.stack([each.sum() for each in logits]).sum()
-
-
-def squared_error(image: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean ``|image − truth|²`` of each slice ``(b, ro, pe)``, weighted by ``(b, ro, pe)``; 0 where all weights are."""
-    error = torch.view_as_real(image - truth).square().sum(-1)
-    if weight is None:
-        return error.mean((-2, -1))
-    return (error * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1.0)
-
-
-def decibels(error: Tensor) -> Tensor:
-    """``10 log₁₀`` of squared errors: −PSNR of images that peak at 1."""
-    return 10 * error.clamp(min=_SMALLEST).log10()
 
 
 class ValidationScan(NamedTuple):

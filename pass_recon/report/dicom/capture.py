@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -11,13 +10,11 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from pass_recon.report.dicom.mr import Frame, comments, derivation
 from pass_recon.report.dicom.study import Study
-from pass_recon.report.overlay import grey_levels, overlay
-from pass_recon.types import Box
+from pass_recon.report.overlay import grey_levels, readable_overlay
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SERIES = 3
 BURNED_IN = "NOT FOR CLINICAL USE"
-_LEAST_ROWS = 256  # below, letters cannot be read
 
 
 def captures(study: Study, frames: Iterable[Frame]) -> list[Dataset]:
@@ -29,17 +26,9 @@ def captures(study: Study, frames: Iterable[Frame]) -> list[Dataset]:
 def _capture(study: Study, instance: int, frame: Frame) -> Dataset:
     one, source = frame.slice, frame.image
     orientation = one.geometry.orientation
-    factor = max(1, -(-_LEAST_ROWS // min(one.levels.shape)))
+    assert one.anomaly_map is not None
     grey = grey_levels(one.levels, one.window)
-    anomaly_map = one.anomaly_map
-    assert anomaly_map is not None
-    picture = overlay(
-        _larger(grey, factor),
-        _larger(anomaly_map, factor),
-        [_larger_box(box, factor) for box in one.findings],
-        orientation=orientation,
-        notice=BURNED_IN,
-    )
+    picture = readable_overlay(grey, one.anomaly_map, one.findings, orientation=orientation, notice=BURNED_IN)
     data = study.dataset(SECONDARY_CAPTURE, study.uid_of("overlay", source.SOPClassUID, *one.key))
     data.Modality, data.ConversionType = "MR", "WSD"
     data.SeriesInstanceUID = study.uid_of("series", "overlay", source.SOPClassUID)
@@ -68,18 +57,3 @@ def _capture(study: Study, instance: int, frame: Frame) -> Dataset:
     data.PixelData = pixels + b"\0" * (len(pixels) % 2)
     data["PixelData"].VR = "OB"
     return data
-
-
-def _larger(image: np.ndarray, factor: int) -> np.ndarray:
-    larger: np.ndarray = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    return larger
-
-
-def _larger_box(box: Box, factor: int) -> Box:
-    return replace(
-        box,
-        readout=box.readout * factor,
-        phase=box.phase * factor,
-        readout_size=box.readout_size * factor,
-        phase_size=box.phase_size * factor,
-    )

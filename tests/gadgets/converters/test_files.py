@@ -15,6 +15,7 @@ import torch
 
 from gadgets.converters.image_file import ImageFile, read_images
 from gadgets.converters.patient_file import oversample_readout, read_truth, write_patient
+from gadgets.mrd.dataset import dataset
 from gadgets.mrd.scan_file import ScanFile, without_version
 from gadgets.scanner.scan_order import scan_order
 from pass_recon.phantom import simulate_patient
@@ -37,8 +38,8 @@ def path(patient, tmp_path_factory):
 
 class TestPatientFile:
     def test_read_by_the_ismrmrd_library(self, path, patient):
-        with ismrmrd.Dataset(str(path), "dataset", mode="r") as dataset:
-            header = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header())
+        with dataset(path, "dataset", "r") as file:
+            header = ismrmrd.xsd.CreateFromDocument(file.read_xml_header())
             assert header.version is None
             assert header.measurementInformation.protocolName == "brain_flair"
             encoded, recon = header.encoding[0].encodedSpace, header.encoding[0].reconSpace
@@ -50,7 +51,7 @@ class TestPatientFile:
             step = limits.kspace_encoding_step_1
             assert (step.minimum, step.maximum, step.center) == (0, 63, 32)
             assert limits.slice.maximum == 2
-            assert dataset.number_of_acquisitions() == 1 + 3 * 64
+            assert file.number_of_acquisitions() == 1 + 3 * 64
 
     def test_noise_scan_comes_first_and_matches_the_imaging_noise(self, path, patient):
         with ScanFile(path) as source:
@@ -263,19 +264,19 @@ class TestScanOrder:
 
 
 def image(value: int, series: int = 1, shape: tuple[int, int] = (4, 3)) -> ismrmrd.Image:
-    return ismrmrd.Image.from_array(np.full(shape, value, dtype=np.uint16), image_series_index=series)
+    return ismrmrd.Image.from_array(np.full(shape, value, dtype=np.uint16), transpose=False, image_series_index=series)
 
 
 class TestImageFile:
     def test_read_back_by_the_library(self, tmp_path):
         output = ImageFile(tmp_path / "out.h5", "/a")
         pixels = (np.arange(12) + 1j).astype(np.complex64).reshape(3, 4)
-        written = ismrmrd.Image.from_array(pixels, image_series_index=7)
+        written = ismrmrd.Image.from_array(pixels, transpose=False, image_series_index=7)
         written.meta = {"GADGETRON_ROI_0": ["1", "2", "3"]}
         output.append(written)
         assert output.keep()
-        with ismrmrd.Dataset(str(tmp_path / "out.h5"), "a", mode="r") as dataset:
-            read = dataset.read_image("image_7", 0)
+        with dataset(tmp_path / "out.h5", "a", "r") as file:
+            read = file.read_image("image_7", 0)
         np.testing.assert_array_equal(read.data[0, 0], pixels)
         assert read.meta["GADGETRON_ROI_0"] == ["1", "2", "3"]
 
@@ -394,7 +395,8 @@ class TestImageFile:
             "output, said = ImageFile(sys.argv[1], 'a'), set()\n"
             "for number in range(8):\n"
             "    try:\n"
-            "        output.append(ismrmrd.Image.from_array(numpy.full((256, 512), number, numpy.float32)))\n"
+            "        pixels = numpy.full((256, 512), number, numpy.float32)\n"
+            "        output.append(ismrmrd.Image.from_array(pixels, transpose=False))\n"
             "    except InputError as error:\n"
             "        said.add(str(error))\n"
             "output.keep()\nprint(output.images, *said)\n"

@@ -12,6 +12,7 @@ from gadgets.anomaly_overlay import overlay
 from gadgets.converters.image_file import ImageFile
 from gadgets.converters.scan_record import read_scan
 from gadgets.mask_feedback import feed_back
+from gadgets.mrd.dataset import dataset
 from gadgets.pass_reconstruction import reconstruct
 from pass_recon.types import InputError, QualityFinding
 from tests.gadgets.acquisitions import PE, RO, SKEWED, header, kspace, lines_of, scan
@@ -106,9 +107,9 @@ def test_header(tmp_path, images):
 def test_without_a_header_that_of_the_scan_is_taken(tmp_path, images):
     out = stored(tmp_path / "out.h5", images)
     assert read_scan(out).protocol is None
-    with ismrmrd.Dataset(str(tmp_path / "scan.h5"), "dataset") as dataset:
-        dataset.write_xml_header(header())
-        dataset.append_acquisition(next(iter(lines_of(kspace()))))
+    with dataset(tmp_path / "scan.h5", "dataset", "a") as file:
+        file.write_xml_header(header())
+        file.append_acquisition(next(iter(lines_of(kspace()))))
     assert read_scan(out, scan=tmp_path / "scan.h5").protocol is not None
 
 
@@ -126,7 +127,7 @@ def test_groups(tmp_path, images):
 
 def test_images_without_a_word_about_them(tmp_path):
     path = tmp_path / "out.h5"
-    bare = ismrmrd.Image.from_array(np.ones((6, 5), np.float32), image_series_index=1)
+    bare = ismrmrd.Image.from_array(np.ones((6, 5), np.float32), transpose=False, image_series_index=1)
     output = ImageFile(path, "a")
     output.append(bare)
     output.keep()

@@ -368,7 +368,7 @@ def test_types_that_the_server_takes(dtype):
     peer = Peer()
 
     def stage(items, the_scan):
-        yield Image.from_array(np.arange(12, dtype=dtype).reshape(3, 4))
+        yield Image.from_array(np.arange(12, dtype=dtype).reshape(3, 4), transpose=False)
 
     with conversation(peer, stage):
         peer.send(frames()[0], protocol.close())
@@ -483,7 +483,7 @@ def test_handshake_that_is_none():
 
 def test_what_is_to_be_forwarded_does_not_wait_for_the_stage():
     peer, release = Peer(), threading.Event()
-    plan = Image.from_array(np.ones((1, 1, 8), dtype=np.uint16), image_series_index=mrd.PLAN_SERIES)
+    plan = Image.from_array(np.ones((1, 1, 8), dtype=np.uint16), transpose=False, image_series_index=mrd.PLAN_SERIES)
     other = Image.from_array(np.ones((4, 4), dtype=np.float32))
 
     def slow(items, the_scan):

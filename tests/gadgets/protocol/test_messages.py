@@ -267,7 +267,9 @@ def test_strings_end_at_a_nul_that_their_length_may_count() -> None:
 
 
 def test_an_image_whose_meta_is_no_xml_is_unreadable_but_an_image() -> None:
-    image = ismrmrd.Image.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), image_series_index=7)
+    image = ismrmrd.Image.from_array(
+        np.arange(6, dtype=np.float32).reshape(2, 3), transpose=False, image_series_index=7
+    )
     body = Message(MessageId.IMAGE, protocol.encode(image)[2:]).body
     head = ctypes.sizeof(ismrmrd.ImageHeader)
     for meta in (b"<not xml", b"<other/>", b"\xff\xfe\xfd"):

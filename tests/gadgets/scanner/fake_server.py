@@ -17,7 +17,7 @@ def plan_image(index: int, pe: int, lines: list[int], **meta: str) -> ismrmrd.Im
     """A sampling plan as the chain sends it."""
     mask = np.zeros((1, 1, 1, pe), dtype=np.uint16)
     mask[..., lines] = 1
-    image = ismrmrd.Image.from_array(mask, slice=index, image_series_index=1000)
+    image = ismrmrd.Image.from_array(mask, transpose=False, slice=index, image_series_index=1000)
     image.meta = {
         "DataRole": "SamplingPlan",
         **({"PASS_lines": [str(line) for line in lines]} if lines else {}),
@@ -108,7 +108,9 @@ class FakeServer:
         if acquisition.isFlagSet(ismrmrd.ACQ_LAST_IN_SLICE):
             self.events.append(("image", index))
             pixels = np.full((8, 6), index, dtype=np.uint16)
-            channel.send(protocol.encode(ismrmrd.Image.from_array(pixels, slice=index, image_series_index=1)))
+            channel.send(
+                protocol.encode(ismrmrd.Image.from_array(pixels, transpose=False, slice=index, image_series_index=1))
+            )
             again = self.events.count(("image", index)) > 1
             if self._second and not again and (lines := self._second(index)) is not None:
                 self.events.append(("second plan", index))

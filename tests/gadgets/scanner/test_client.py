@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gadgets import protocol
+from gadgets.mrd.dataset import dataset
 from gadgets.mrd.scan_file import ScanFile
 from gadgets.scanner.client import ScanSettings, run_scan
 from pass_recon.sampling.budget import acs_count, acs_fraction, acs_range, line_budget
@@ -162,11 +163,11 @@ def test_header_goes_out_without_its_version(recordings, tmp_path):
 def test_waveforms_are_merged_by_time(patient, tmp_path):
     source = tmp_path / "waves.h5"
     source.write_bytes(patient.read_bytes())
-    with ismrmrd.Dataset(str(source), "dataset", mode="a") as dataset:
+    with dataset(source, "dataset", "a") as file:
         for stamp in (0, 10_000, 10**9):
             wave = ismrmrd.Waveform.from_array(np.ones((1, 4), dtype=np.uint32))
             wave.time_stamp = stamp
-            dataset.append_waveform(wave)
+            file.append_waveform(wave)
     with FakeServer() as server:
         run(server, source, tmp_path, closed_loop=False)
     assert [wave.time_stamp for wave in server.waveforms] == [0, 10_000, 10**9]
@@ -235,7 +236,9 @@ def test_server_gone_in_mid_scan_keeps_what_came(patient, tmp_path):
 
 def broken_meta(value=1):
     """An image whose meta is cut off in the middle, as it goes over the wire."""
-    image = ismrmrd.Image.from_array(np.full((8, 6), value, dtype=np.uint16), slice=1, image_series_index=1)
+    image = ismrmrd.Image.from_array(
+        np.full((8, 6), value, dtype=np.uint16), transpose=False, slice=1, image_series_index=1
+    )
     frame, head = protocol.encode(image), 2 + ctypes.sizeof(ismrmrd.ImageHeader)
     meta = b"<ismrmrdMeta><meta><na"
     return frame[:head] + len(meta).to_bytes(8, "little") + meta + frame[head + 8 :]
@@ -324,7 +327,9 @@ def test_a_late_plan_is_told_and_no_error(patient, tmp_path, capsys):
 def test_what_images_say_of_themselves_is_a_warning(patient, tmp_path, capsys):
     def misbehave(channel, count):
         if count == 20:
-            image = ismrmrd.Image.from_array(np.ones((8, 6), dtype=np.uint16), slice=1, image_series_index=1)
+            image = ismrmrd.Image.from_array(
+                np.ones((8, 6), dtype=np.uint16), transpose=False, slice=1, image_series_index=1
+            )
             image.meta = {"PASS_fallback": "no coil maps", "PASS_quality": "spike", "PASS_quality_reason": "coil 2"}
             channel.send(protocol.encode(image))
             channel.send(protocol.encode(image))

@@ -197,7 +197,8 @@ def test_scanner_that_takes_no_second_round_keeps_its_images(server, brain, tmp_
     port, name = server(RESIDENT, second_look="slice", second_look_threshold="0")
     report = run(port, brain, tmp_path / "out.h5", config=name, acceleration=8.0, second_plan_timeout=0)
     assert report.errors == []
-    assert sum("never came; the image of the first round stands" in warning for warning in report.warnings) == 3
+    # On a busy machine a look may miss its deadline instead, and says so in other words.
+    assert sum("the image of the first round stands" in warning for warning in report.warnings) == 3
     assert series(tmp_path / "out.h5")[1] == 3
 
 

@@ -21,7 +21,7 @@ def count(connection: Any) -> None:
     connection.filter(ismrmrd.Acquisition)
     for line in connection:
         value = int(factor) * line.scan_counter
-        connection.send(ismrmrd.Image.from_array(np.full((1, 1, 1, 4), value, np.uint16)))
+        connection.send(ismrmrd.Image.from_array(np.full((1, 1, 1, 4), value, np.uint16), transpose=False))
 
 
 def fail_at_third(connection: Any) -> None:
@@ -29,7 +29,7 @@ def fail_at_third(connection: Any) -> None:
     for number, _ in enumerate(connection):
         if number == 2:
             raise RuntimeError("out of luck at the third line")
-        connection.send(ismrmrd.Image.from_array(np.full((1, 1, 1, 4), number, np.uint16)))
+        connection.send(ismrmrd.Image.from_array(np.full((1, 1, 1, 4), number, np.uint16), transpose=False))
 
 
 def die(connection: Any) -> None:
@@ -52,7 +52,7 @@ def sleep_with_child(connection: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with subprocess.Popen(["sleep", "60"]) as child:
         ids = [os.getpid(), child.pid]
-        connection.send(ismrmrd.Image.from_array(np.array(ids, np.uint32).reshape(1, 1, 1, 2)))
+        connection.send(ismrmrd.Image.from_array(np.array(ids, np.uint32).reshape(1, 1, 1, 2), transpose=False))
         time.sleep(60)
 
 
@@ -63,6 +63,6 @@ def die_once(connection: Any) -> None:
         if number == 2 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        image = ismrmrd.Image.from_array(np.full((1, 1, 1, 4), line.scan_counter, np.uint16))
+        image = ismrmrd.Image.from_array(np.full((1, 1, 1, 4), line.scan_counter, np.uint16), transpose=False)
         image.image_index = line.scan_counter
         connection.send(image)

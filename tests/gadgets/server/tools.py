@@ -170,7 +170,7 @@ def acquisition(step: int = 0, coils: int = 2, samples: int = 64, *, noise: bool
 
 def plan_image(value: int = 1) -> ismrmrd.Image:
     """A small image that carries a value."""
-    image = ismrmrd.Image.from_array(np.full((1, 1, 1, 8), value, np.uint16))
+    image = ismrmrd.Image.from_array(np.full((1, 1, 1, 8), value, np.uint16), transpose=False)
     image.image_series_index = 1000
     image.meta = {"DataRole": "SamplingPlan"}
     return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -307,6 +308,10 @@ def test_one_bad_recording_does_not_cost_the_others(tmp_path, capsys):
         header = protocol.header(source.header_xml)
     written(tmp_path / "b.scan", protocol.config_script("<configuration/>"), header, *lines, protocol.close())
     arguments = ["replay", str(tmp_path), "-o", str(tmp_path / "out"), "--bundle", "classical", "--device", "cpu"]
-    assert command_line.main(arguments) == 1
-    assert "a.scan is no recording" in capsys.readouterr().err
+    assert command_line.main([*arguments, "--json"]) == 1
+    said = capsys.readouterr()
+    assert "a.scan is no recording" in said.err
+    first, second = json.loads(said.out)
+    assert (first["scan"], first["images"], first["file"], first["faulty"]) == ("a.scan", 0, None, True)
+    assert (second["images"] > 0, second["file"]) == (True, str(tmp_path / "out" / "b.h5"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.h5"]

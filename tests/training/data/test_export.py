@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
@@ -112,14 +113,15 @@ def test_the_header_is_translated(knee_mrd):
     assert {place.slice for place in places} == {0, 1}
 
 
-def test_a_header_that_does_not_fit_the_kspace_is_mended(tmp_path):
+def test_a_header_that_does_not_fit_the_kspace_is_mended(tmp_path, capsys):
     path = NORMAL.write(tmp_path)
     with h5py.File(path, "a") as file:
         text = file["ismrmrd_header"][()].decode()
         del file["ismrmrd_header"]
         text = text.replace("<x>640</x><y>320</y>", "<x>640</x><y>256</y>").replace("<center>160", "<center>40")
         file["ismrmrd_header"] = text.replace("<studyInformation>", "<version>1</version><studyInformation>")
-    assert main(["fastmri2mrd", str(path), "-o", str(tmp_path / "out.h5")]) == 0
+    assert main(["fastmri2mrd", str(path), "-o", str(tmp_path / "out.h5"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["acquisitions"] == 320
     with ScanFile(tmp_path / "out.h5") as scan:
         encoding = scan.header.encoding[0]
         assert len(scan) == 320

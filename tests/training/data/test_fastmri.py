@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from pass_recon.physics.fourier import fft2c, ifft1c
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from tests.training.conftest import ANNOTATED, MANY_COILS, NORMAL, OTHER_ACQUISITION, SAME_PATIENT
@@ -173,8 +174,10 @@ def test_boxes_without_extent_are_told(tmp_path):
         assert [len(record.boxes) for record in case.records] == [0, 1]
 
 
-def test_a_narrow_volume_is_padded_and_an_empty_slice_survives(tmp_path):
-    narrow = Volume(phase=264, slices=2, blob_slice=1)
+@pytest.mark.parametrize("phase", [213, 264])
+def test_a_narrow_volume_keeps_its_lines_and_an_empty_slice_survives(tmp_path, phase):
+    """Padded to 320, a quarter of the lines would be 2.7 times fewer than the 213 that the scanner measured."""
+    narrow = Volume(phase=phase, readout=512, slices=2, blob_slice=1, blob=(120, 180, 8, 6))
     path = narrow.write(tmp_path)
     with h5py.File(path, "a") as file:
         file["kspace"][0] = 0
@@ -182,11 +185,23 @@ def test_a_narrow_volume_is_padded_and_an_empty_slice_survives(tmp_path):
     (tmp_path / "out").mkdir()
     assert do(FastMriJob(path, FastMriSettings(), Study()), str(tmp_path / "out")).fate == "written"
     with CaseFile(tmp_path / "out" / path.name) as case:
-        assert "padded" in case.info.note
+        assert case.info.note == f"the scanner's {phase} lines are fewer than 320 and are kept as they are"
+        assert (case.shape.readout, case.shape.phase, case.info.line_range) == (320, phase, (0, phase))
+        assert case.info.pixel_mm == pytest.approx((0.6875, 0.6875))
         assert float(case.image(0).abs().max()) == 0
-        assert float(case.coil_images(1)[..., :28].abs().max()) == 0
         row, column, _, _ = narrow.blob
-        assert float(case.image(1).abs()[row, column]) > 0.9
+        assert float(case.image(1).abs()[row, column + phase // 2 - 160]) > 0.9
+        measured = fft2c(case.coil_images(1))
+    # Cutting the readout leaves the lines alone: they are those of the file.
+    with h5py.File(path) as file:
+        written = ifft1c(torch.from_numpy(file["kspace"][1]), -2)[:, 96:416] / case.info.scale
+    torch.testing.assert_close(ifft1c(measured, -2), written, rtol=0, atol=2e-3 * float(written.abs().max()))
+
+
+def test_the_manifest_tells_pixels_and_measured_lines(prepared):
+    knee, brain = prepared.case(KNEE.name), prepared.case(ANNOTATED.name)
+    assert (knee["shape"], knee["measured_lines"], knee["pixel_mm"]) == ([320, 320], 288, [0.4375, 0.4375])
+    assert (brain["shape"], brain["measured_lines"], brain["pixel_mm"]) == ([320, 320], 320, [0.6875, 0.6875])
 
 
 @pytest.mark.slow

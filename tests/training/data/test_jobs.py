@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ from pass_recon.common.parallel import in_parallel
 from pass_recon.types import InputError
 from pass_recon_cli.main import main
 from training.data.case_file import CaseFile
-from training.data.jobs import do, run_jobs
+from training.data.jobs import do, run_jobs, space_for
 from training.data.manifest import read_manifest
 from training.data.simulated import PatientJob, PatientSettings
 
@@ -73,6 +74,18 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "dataset"
     assert main([*ARGUMENTS, "-o", str(folder), "--workers", "1"]) == 0
     return folder
+
+
+def test_the_disk_it_will_take_is_told_and_checked_before(reference, tmp_path, monkeypatch, capsys):
+    job = PatientJob(0, SMALL)
+    assert run_jobs([job], tmp_path / "one", workers=1, progress=False)[0].fate == "written"
+    written = (tmp_path / "one" / f"{job.name}.h5").stat().st_size
+    assert written == pytest.approx(job.size(), rel=0.25)
+    assert space_for([job], tmp_path / "one").needed == 0
+    monkeypatch.setattr("training.data.jobs.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert main([*ARGUMENTS, "-o", str(tmp_path / "full"), "--workers", "1"]) == 1
+    assert "0.001 MB are free" in capsys.readouterr().out
+    assert not (tmp_path / "full").exists()
 
 
 def test_four_workers_write_the_same_data(reference, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ import torch
 from torch import nn
 
 from pass_recon.types import InputError
-from training.engine.batches import _Order, chosen_rows
+from training.engine.batches import chosen_rows
 from training.engine.processes import Processes, joined_processes
 from training.engine.run_folder import (
+    BEST,
     CHECKPOINT,
     WEIGHTS,
     RunFolder,
@@ -48,8 +50,10 @@ def points(step: int, part: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return x, 3 * x - 1
 
 
-def train(folder, settings, *, until=None, interrupt=None):
-    """Train the line; returns its trainer. ``until`` breaks off without saving, ``interrupt`` sends Ctrl-C."""
+def train(folder, settings, *, until=None, interrupt=None, best=math.inf):
+    """Train the line; returns its trainer. ``until`` breaks off without saving, ``interrupt`` sends Ctrl-C; the
+    validation at step ``best`` is the best.
+    """
     with opened_run(folder, settings, "line") as run:
         trainer = Trainer(Line(), settings, run, ALONE)
         for step in trainer.steps():
@@ -61,7 +65,7 @@ def train(folder, settings, *, until=None, interrupt=None):
             if until == trainer.step:
                 break
             if trainer.epoch():
-                trainer.keep(error=1.0)
+                trainer.keep({"error": 1.0}, score=-abs(trainer.step - best))
     return trainer
 
 
@@ -111,26 +115,6 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
         x, y = (torch.cat(both) for both in zip(*(points(0, part) for part in range(3)), strict=True))
         alone(x, y)["loss"].backward()
         torch.testing.assert_close(gradient, alone.slope.grad)
-
-
-def test_numbers_of_the_log_go_to_tensorboard_where_it_is(tmp_path, monkeypatch):
-    class Board:
-        def __init__(self) -> None:
-            self.scalars: dict[tuple[str, int], float] = {}
-            self.closed = False
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            self.scalars[name, step] = value
-
-        def close(self) -> None:
-            self.closed = True
-
-    board = Board()
-    monkeypatch.setattr("training.engine.run_folder._tensorboard", lambda path: board)
-    train(tmp_path, replace(SETTINGS, steps=20))
-    assert board.scalars["step/loss", 20] < board.scalars["step/loss", 10]
-    assert board.scalars["validation/error", 20] == 1.0
-    assert board.closed
 
 
 def test_a_step_with_a_broken_gradient_is_skipped(tmp_path):
@@ -223,23 +207,55 @@ def test_damaged_checkpoints_are_errors(tmp_path):
         train(tmp_path, replace(SETTINGS, steps=2))
 
 
-def test_kinds_take_turns_and_every_slice_comes_once_a_lap():
-    settings = replace(SETTINGS, steps=6, batch=2)
-    keys = [key for batch in _Order([3, 6], settings, ALONE, 0) for key in batch]
-    assert [place for place, _ in keys] == list(range(12))
-    small, large = [number for _, number in keys[::2]], [number for _, number in keys[1::2]]
-    assert sorted(small[:3]) == sorted(small[3:]) == [0, 1, 2]
-    assert sorted(large) == list(range(3, 9))
+def slope(path) -> float:
+    return float(read_tensors(path)[0]["slope"])
 
 
-def test_order_goes_on_where_it_stopped_and_is_shared_out():
-    settings = replace(SETTINGS, steps=4, batch=2)
-    whole = list(_Order([5], settings, ALONE, 0))
-    assert list(_Order([5], settings, ALONE, 2)) == whole[2:]
-    two = [list(_Order([5], settings, Processes(rank, 2, torch.device("cpu")), 0)) for rank in (0, 1)]
-    together = [first + second for first, second in zip(*two, strict=True)]
-    doubled = list(_Order([5], replace(settings, batch=4), ALONE, 0))
-    assert together == doubled
+def test_the_best_weights_are_kept_beside_the_last(tmp_path):
+    train(tmp_path / "last", SETTINGS, best=20)
+    assert read_tensors(tmp_path / "last" / BEST)[1]["step"] == 20
+    assert read_tensors(tmp_path / "last" / WEIGHTS)[1]["step"] == 60
+    train(tmp_path / "best", replace(SETTINGS, keep="best"), best=20)
+    assert read_tensors(tmp_path / "best" / WEIGHTS)[1]["step"] == 20
+    assert slope(tmp_path / "best" / WEIGHTS) == slope(tmp_path / "last" / BEST) != slope(tmp_path / "last" / WEIGHTS)
+
+
+def test_a_run_ends_when_it_does_not_get_better_and_stays_ended(tmp_path):
+    patient = replace(SETTINGS, steps=200, patience=2)
+    assert train(tmp_path, patient, best=40).step == 80
+    assert '"stopped early"' in (tmp_path / "log.jsonl").read_text()
+    assert train(tmp_path, patient, best=40).step == 80
+    # Who wants to wait longer goes on, from where it was.
+    assert train(tmp_path, replace(patient, patience=3), best=40).step == 100
+
+
+def test_the_log_tells_how_fast_and_how_long(tmp_path):
+    train(tmp_path, SETTINGS)
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
+    assert all(event["slices_per_second"] > 0 for event in steps)
+    assert steps[0]["hours_left"] > steps[-1]["hours_left"] == 0
+
+
+def test_what_cannot_be_measured_is_left_out_of_the_log(tmp_path):
+    with opened_run(tmp_path, SETTINGS, "line") as run:
+        trainer = Trainer(Line(), SETTINGS, run, ALONE)
+        trainer.keep({"auc": math.nan, "error": 0.5}, score=math.nan)
+        trainer.keep({"error": math.inf}, score=0.1)
+    text = (tmp_path / "log.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert read_tensors(tmp_path / BEST)[1] == {"step": 0}
+
+
+def test_runs_from_before_a_setting_was_invented_go_on(tmp_path):
+    train(tmp_path, replace(SETTINGS, steps=3))
+    path = tmp_path / "settings.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(("fraction", "keep"))))
+    RunFolder(tmp_path, replace(SETTINGS, steps=3), "line").close()
+    with pytest.raises(InputError, match=r"fraction was 1\.0, now 0\.5"):
+        RunFolder(tmp_path, replace(SETTINGS, steps=3, fraction=0.5), "line")
 
 
 def test_crops_show_anatomy_and_often_the_lesion():

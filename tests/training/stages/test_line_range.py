@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pass_recon.sampling.budget import line_budget
 from tests.training.small import EXAMINATIONS, reconstruction_settings, sampling_settings
 from training.data.dataset import open_slices
 from training.engine.batches import flipped
 from training.stages.reconstruction import ReconstructionObjective, reconstructed
 from training.stages.sampling import SamplingObjective, planned
+from training.stages.shared import acceleration_of
 
 
 class Seen:
@@ -54,6 +56,16 @@ def test_stage_2_uses_measured_lines_alone(cut, runs):
     assert not any(bool(lines[:, :9].any() or lines[:, 44:].any()) for lines in seen.lines)
 
 
+def test_the_budget_is_drawn_among_measured_lines(cut, runs):
+    objective = ReconstructionObjective(reconstruction_settings(accelerations=(4.0,)))
+    drawn = [objective._lines(cut, torch.Generator().manual_seed(seed)).detach().sum(-1) for seed in range(300)]
+    assert float(torch.cat(drawn).mean()) == pytest.approx(12, abs=0.3)
+    explored = SamplingObjective(sampling_settings(runs / "reconstruction"), None)
+    few = replace(cut, line_range=torch.tensor([[9, 44], [20, 28]]))
+    lines = explored._explored(torch.randn(2, 48), 4.0, few.reachable, torch.Generator().manual_seed(0)).detach()
+    assert lines.sum(-1).tolist() == [12, 8]
+
+
 def test_validation_uses_measured_lines_alone(data, runs):
     item = replace(open_slices([data], "train", EXAMINATIONS)[0][0], line_range=torch.tensor([9, 44]))
     one = reconstructed(ReconstructionObjective(reconstruction_settings()), [item], torch.device("cpu"))
@@ -61,6 +73,7 @@ def test_validation_uses_measured_lines_alone(data, runs):
     two = planned(objective, [item], torch.device("cpu"), personal=False)
     for result in (*one, *two):
         assert not bool(result.lines[:9].any() or result.lines[44:].any())
+        assert int(result.lines.sum()) == line_budget(48, acceleration_of(result.name))
 
 
 @pytest.mark.parametrize(("pe", "line_range"), [(48, (9, 44)), (47, (9, 44)), (48, (0, 48)), (48, (1, 48))])

@@ -15,6 +15,7 @@ import torch
 
 from pass_recon.sampling.budget import line_budget
 from pass_recon.sampling.lines import select_lines
+from pass_recon_cli.main import main
 from tests.training.small import (
     EXAMINATIONS,
     LINES,
@@ -23,7 +24,7 @@ from tests.training.small import (
     stopped_after,
 )
 from training.data.dataset import collate, open_slices
-from training.engine.run_folder import load_weights
+from training.engine.run_folder import WEIGHTS, load_weights, read_tensors
 from training.stages.reconstruction import ReconstructionObjective, train_reconstruction
 from training.stages.sampling import (
     train_sampling,
@@ -97,6 +98,14 @@ def test_stage_1_again_takes_the_lines_of_stage_2_and_leaves_them(runs, data, tm
         torch.testing.assert_close(objective.populations[name].logits, 8 * logits)
 
 
+def test_matrices_of_several_sizes_are_trained_on_together(data, tmp_path):
+    narrow = ["--simulated", "3", "--matrix", "48", "33", "--coils", "3", "--slices", "2", "--split", "0.5", "0.5", "0"]
+    assert main(["train", "prepare", *narrow, "--workers", "1", "-o", str(tmp_path / "narrow")]) == 0
+    settings = reconstruction_settings(steps=6, validation_slices=3)
+    train_reconstruction(settings, [data, tmp_path / "narrow"], tmp_path / "run", "cpu")
+    assert {"brain-flair-4x", "knee-pd-8x"} <= set(read_tensors(tmp_path / "run" / WEIGHTS)[1])
+
+
 def test_both_stages_go_on_bit_for_bit(runs, data, tmp_path):
     first = runs / "reconstruction"
     for name, train, settings in (
@@ -127,3 +136,8 @@ def test_two_processes_average_to_the_gradient_of_a_doubled_batch(data, batch, t
         torch.testing.assert_close(together[name], weight.grad, atol=1e-4 * largest, rtol=1e-3, msg=name)
     assert (tmp_path / "run" / "weights.safetensors").is_file()
     assert (tmp_path / "run" / "log.jsonl").read_text().count('"started"') == 1
+    for rank in (0, 1):
+        told = json.loads((tmp_path / f"messages_{rank}.json").read_text())
+        # The second step also agrees on how gradients are packed. After it: one package of gradients, and nothing else.
+        assert told["sent"][2:] == [{"c10d::allreduce_": 1}] * 3
+        assert told["stopped"] == 5  # told after the fourth step, and all know with the gradients of the fifth

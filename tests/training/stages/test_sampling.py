@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pass_recon.metrics import Quality
 from pass_recon.sampling.budget import line_budget
 from pass_recon.sampling.lines import select_lines
 from pass_recon.types import InputError
@@ -93,7 +94,7 @@ def test_a_population_keeps_its_own_lines_where_centring_makes_them_worse(runs, 
     def planned(objective, examples, device, *, personal):
         assert not personal
         found = objective.sampler("knee-pd-4x").population(LINES).detach() - own
-        return [SimpleNamespace(name="knee-pd-4x", psnr=40.0 - abs(float(found[2]) - better))]
+        return [SimpleNamespace(name="knee-pd-4x", quality=Quality(40.0 - abs(float(found[2]) - better), 1.0, 0.0))]
 
     monkeypatch.setattr("training.stages.sampling.centre_populations", centre)
     monkeypatch.setattr("training.stages.sampling.planned", planned)
