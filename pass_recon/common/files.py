@@ -71,7 +71,8 @@ def locked(path: str | Path, patience_s: float = 60.0) -> Iterator[None]:
     lock = Path(path).with_name(f".{Path(path).name}.lock")
     deadline = time.monotonic() + patience_s
     while True:
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+        # Not through a link, by which somebody else would let us make a file where only we may.
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(lock, descriptor):  # who had it before us has removed it at the end

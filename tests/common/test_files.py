@@ -92,3 +92,10 @@ def test_a_file_is_changed_by_one_at_a_time(tmp_path):
         locked(path, patience_s=0.0),
     ):
         pass
+
+
+def test_a_lock_makes_no_file_where_a_link_of_somebody_else_leads(tmp_path):
+    (tmp_path / ".out.h5.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"), locked(tmp_path / "out.h5"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
