@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -31,6 +32,8 @@ def written_aside(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     as all is that shows a patient, is for its owner alone; a file that is there already keeps its permissions.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     aside = path.with_name(f".{path.name}.{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     remove_abandoned(path.parent, path.name)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600 if private else 0o666
@@ -39,6 +42,10 @@ def written_aside(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(path)
+    except OSError as error:  # a full disk does not tell which file it is about, and of this one nobody knows the name
+        if error.errno is not None and error.filename in (None, str(aside)):
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
