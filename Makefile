@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OPEN_MS ?= ../shared/data/open_ms
 RUNS ?= runs
 
-.PHONY: demo test test-all test-oldest lint fuzz soak bench bundles docs peers images locks dist sbom clean
+.PHONY: demo test test-all test-oldest lint fuzz soak bench bundles docs peers images locks dist licences audit sbom clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -56,6 +56,14 @@ images: $(VENV)/.installed  ## the image of the embedded server, built and run; 
 locks: $(VENV)/.installed  ## the lock files of the images, anew
 	$(BIN)/pip install --quiet uv
 	UV=$(BIN)/uv bash docker/lock.sh
+
+licences: $(VENV)/.installed  ## licences of all that is installed with all extras, in docs/licences.md
+	$(BIN)/pip install --quiet '.[clip,train,fuzz]'
+	$(BIN)/python -m tests.release.licences
+
+audit: $(VENV)/.installed  ## known weaknesses of what is installed; needs a registry that tells of them
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 dist: $(VENV)/.installed  ## wheel and sdist, in dist/
 	$(BIN)/python -m build --outdir dist .
