@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OPEN_MS ?= ../shared/data/open_ms
 RUNS ?= runs
 
-.PHONY: demo test test-all test-oldest lint fuzz soak bench bundles docs peers images locks dist sbom clean
+.PHONY: demo test test-all test-oldest lint fuzz soak bench bundles docs peers images locks dist licences audit sbom clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml
@@ -57,6 +57,14 @@ locks: $(VENV)/.installed  ## the lock files of the images, anew
 	$(BIN)/pip install --quiet uv
 	UV=$(BIN)/uv bash docker/lock.sh
 
+licences: $(VENV)/.installed  ## licences of all that is installed with all extras, in docs/licences.md
+	$(BIN)/pip install --quiet '.[clip,train,fuzz]'
+	$(BIN)/python -m tests.release.licences
+
+audit: $(VENV)/.installed  ## known weaknesses of what is installed; needs a registry that tells of them
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
+
 dist: $(VENV)/.installed  ## wheel and sdist, in dist/
 	$(BIN)/python -m build --outdir dist .
 
@@ -65,7 +73,7 @@ sbom: $(VENV)/.installed  ## CycloneDX bills of materials of the images, in dist
 	for lock in server server-cuda gadgetron training-cuda; do $(BIN)/python -m cyclonedx_py requirements docker/locks/$$lock.txt -o dist/sbom-$$lock.json; done
 
 peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc haproxy golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev stunnel4
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc haproxy zsh fish golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev stunnel4
 
 clean:
 	rm -rf $(VENV) $(OLDEST) demo_output site dist

@@ -68,6 +68,8 @@ def reconstructed(
                 yield item
     except PassError as error:  # the images that were made before are images all the same
         account.failures.append(Failure(str(error), "input"))
+    except MemoryError as error:
+        account.failures.append(Failure(f"the scan needs more memory than is allowed (--max-memory): {error}", "input"))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pass_recon.types import InputError
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
+_MOST_REQUESTS = 32  # at a time
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -112,10 +113,9 @@ def health_server(
     Handler.confidential, Handler.everywhere = confidential or {}, everywhere
 
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        server = _Server((host, port), Handler)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host}:{port} for health and metrics: {error}") from error
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
     bound = int(server.server_address[1])
@@ -126,6 +126,33 @@ def health_server(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    """With no more threads than a few: whoever opens connections and says nothing costs the scans none."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.BoundedSemaphore(_MOST_REQUESTS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError as error:  # no more threads
+            self._free.release()
+            log.warning("a request to health and metrics is turned away: %s", error)
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 def _ready_page(readiness: Readiness) -> Answer:

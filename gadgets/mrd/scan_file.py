@@ -15,7 +15,7 @@ from ismrmrd import xsd
 from ismrmrd.file import Acquisitions, Waveforms
 
 from gadgets.mrd.header_xml import plain_xml, read_header
-from pass_recon.common.hdf5 import BEST_COMPRESSION, open_hdf5
+from pass_recon.common.hdf5 import open_hdf5
 from pass_recon.types import InputError
 
 BLOCK = 64  # acquisitions read at a time: few enough to start at once, enough for HDF5 to be fast
@@ -134,11 +134,6 @@ class ScanFile:
             raise InputError(
                 f"{self.path} is not an MRD file: headers of acquisitions have {wanted} bytes, those in group {name!r} "
                 f"have {found}"
-            )
-        stored, declared = rows.id.get_storage_size(), len(rows) * rows.dtype.itemsize
-        if stored * BEST_COMPRESSION < declared:
-            raise InputError(
-                f"{self.path} is damaged: it declares {len(rows)} acquisitions and holds {stored} bytes of them"
             )
         return scan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -31,6 +32,8 @@ def written_aside(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     as all is that shows a patient, is for its owner alone; a file that is there already keeps its permissions.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     aside = path.with_name(f".{path.name}.{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     remove_abandoned(path.parent, path.name)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600 if private else 0o666
@@ -39,6 +42,10 @@ def written_aside(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(path)
+    except OSError as error:  # a full disk does not tell which file it is about, and of this one nobody knows the name
+        if error.errno is not None and error.filename in (None, str(aside)):
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
@@ -71,7 +78,8 @@ def locked(path: str | Path, patience_s: float = 60.0) -> Iterator[None]:
     lock = Path(path).with_name(f".{Path(path).name}.lock")
     deadline = time.monotonic() + patience_s
     while True:
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+        # Not through a link, by which somebody else would let us make a file where only we may.
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(lock, descriptor):  # who had it before us has removed it at the end

@@ -11,7 +11,7 @@ from pass_recon.common.files import reserve
 from pass_recon.types import InputError
 
 # Compressed, nothing becomes smaller than by this factor: what declares more has never been written.
-BEST_COMPRESSION = 1100
+_BEST_COMPRESSION = 1100
 _LARGEST_PIECE = 256 << 20  # bytes that are read at once to have one value
 _BOOKKEEPING = 1 << 18  # bytes, of an empty file
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -67,7 +67,7 @@ def _asks_for_too_much(name: str, member: h5py.Group | h5py.Dataset) -> str | No
     if at_once > _LARGEST_PIECE:
         return f"{name!r} can only be read in pieces of {at_once} bytes, {_LARGEST_PIECE} are allowed"
     declared, stored = (member.size or 0) * member.dtype.itemsize, member.id.get_storage_size()
-    if declared > max(_LARGEST_PIECE, stored * BEST_COMPRESSION):
+    if declared > max(_LARGEST_PIECE, stored * _BEST_COMPRESSION):
         return f"{name!r} declares {declared} bytes and holds {stored}"
     return None
 

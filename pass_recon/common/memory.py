@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from pass_recon.types import InputError
@@ -100,10 +101,20 @@ def refuse_slice(what: str, coils: int, ro: int, pe: int, held: int) -> None:
     held
         Bytes of the slices that are not over.
     """
-    needed, allowed = needed_for_slice(coils, ro, pe) + held, limit()
-    if needed > allowed:
+    needed, taken, allowed = needed_for_slice(coils, ro, pe) + held, _taken(), limit()
+    if needed + taken > allowed:
         waiting = f", with {held / 1e9:.1f} GB of slices that are not over," if held else ""
         raise InputError(
             f"{what} of {coils} coils on {ro} by {pe} needs about {needed / 1e9:.1f} GB of memory{waiting} and "
-            f"{allowed / 1e9:.1f} GB are allowed (--max-memory)"
+            f"{allowed / 1e9:.1f} GB are allowed (--max-memory), of which {taken / 1e9:.1f} GB are taken"
         )
+
+
+@cache
+def _taken() -> int:
+    """Bytes that this process took before its first slice: programs, networks, stacks of threads."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except OSError:  # no Linux, where nothing is limited either
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -92,3 +94,20 @@ def test_a_file_is_changed_by_one_at_a_time(tmp_path):
         locked(path, patience_s=0.0),
     ):
         pass
+
+
+def test_a_lock_makes_no_file_where_a_link_of_somebody_else_leads(tmp_path):
+    (tmp_path / ".out.h5.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"), locked(tmp_path / "out.h5"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    path = tmp_path / "page.html"
+    with pytest.raises(OSError, match=re.escape(f"'{path}'")), written_aside(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(IsADirectoryError, match=re.escape(f"'{tmp_path}'")), written_aside(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))

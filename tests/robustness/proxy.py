@@ -59,7 +59,7 @@ class Proxy:
 
     def _pass(self, source: socket.socket, target: socket.socket, to_server: bool) -> None:
         passed, where = 0, self._draw.randrange(2_000, 300_000)
-        with contextlib.suppress(OSError):
+        try:
             while chunk := source.recv(self._most(to_server)):
                 struck = to_server and passed <= where < passed + len(chunk)
                 if self._fault == "delayed":
@@ -80,6 +80,9 @@ class Proxy:
                     _cut(one)
             else:
                 target.shutdown(socket.SHUT_WR)
+        except OSError:  # one end is gone for good, which the other one is to notice
+            for one in (source, target):
+                _cut(one)
 
 
 def _cut(one: socket.socket) -> None:

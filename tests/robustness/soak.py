@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ SCANS = {"classical.xml": 8, "closed_loop.xml": 2, "networks.xml": 1}
 _ALMOST = 0.02  # of the brightest pixel: images that are computed twice differ in the last digits
 _MORE_THAN_NOISE = 4  # threads and files that a process may have more of at the end than at the beginning
 _MAGNITUDE = 1
+_PATIENCE_S = 240.0  # that a busy machine needs to start a gadget in place of one that was killed
 Table = dict[str, dict[str, int]]
 
 
@@ -56,7 +58,7 @@ class Images(NamedTuple):
 
 def scanned(path: Path, out: Path, port: int, config: str) -> Images:
     """Scan once."""
-    settings = ScanSettings("127.0.0.1", port, config, timeout=60.0, closed_loop=config == "closed_loop.xml")
+    settings = ScanSettings("127.0.0.1", port, config, timeout=_PATIENCE_S, closed_loop=config == "closed_loop.xml")
     with ScanFile(path) as source:
         report = run_scan(source, out, settings)
     return _stored(report)
@@ -96,7 +98,9 @@ def struck(site: Site, fault: Fault, config: str, path: Path, out: Path, draw: r
     return made
 
 
-def soak(scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "") -> Table:
+def soak(
+    scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "", kinds: Sequence[str] = tuple(KINDS)
+) -> Table:
     """Run so many scans, or for so many minutes; the first are of one kind each.
 
     Parameters
@@ -105,21 +109,24 @@ def soak(scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "")
         How many, which, and how long at most.
     bundle
         Of the scans with networks; without one they are classical too.
+    kinds
+        Of `KINDS`, what may happen.
     """
     draw = random.Random(seed)
-    table = {kind: {"tried": 0, "lost": 0, "silent": 0, "leaked": 0} for kind in KINDS}
+    table = {kind: {"tried": 0, "lost": 0, "silent": 0, "leaked": 0} for kind in kinds}
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (results := folder / "results").mkdir()
         path = patient_file(folder / "patient.h5", slices=SLICES)
         site = Site(folder, bundle)
-        clean = {config: scanned(path, folder / f"clean-{config}.h5", site.server.port, config) for config in _ALL}
+        used = {*SCANS, *(KINDS[kind].scan for kind in kinds if KINDS[kind].scan)}
+        clean = {config: scanned(path, folder / f"clean-{config}.h5", site.server.port, config) for config in used}
         for config, images in clean.items():
             assert len(images.magnitudes) == SLICES, f"a scan without faults fails: {config}, {images.errors}"
         before = {command: command.holds() for command in site.commands}
-        kinds = [*KINDS, *draw.choices(list(KINDS), [kind.weight for kind in KINDS.values()], k=max(scans, 0))]
-        for number, kind in enumerate(kinds[:scans]):
+        drawn = draw.choices(kinds, [KINDS[kind].weight for kind in kinds], k=scans)
+        for number, kind in enumerate([*kinds, *drawn][:scans]):
             if time.monotonic() > until:
                 break
             fault, out = KINDS[kind], results / f"{number}.h5"
@@ -137,9 +144,6 @@ def soak(scans: int, seed: int = 0, minutes: float = math.inf, bundle: str = "")
                 command.scanned()
         table["none"]["leaked"] += _leaked(site, before, results)
     return table
-
-
-_ALL = (*SCANS, "gadgets.xml")
 
 
 def _faults(

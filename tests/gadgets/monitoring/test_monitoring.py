@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -235,3 +238,22 @@ def test_one_scan_too_many_is_refused_with_a_sentence():
         ]
         first.send(protocol.encode(acquisition(1)), protocol.close())
         assert len(first.read_to_close()) == 1, "the refused one is no trouble for the first"
+
+
+def test_whoever_opens_connections_and_says_nothing_takes_few_threads():
+    before = threading.active_count()
+    with health_server("127.0.0.1", 0, Readiness(), bytes) as port, ExitStack() as idle:
+        opened = [idle.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(60)]
+        opened[-1].settimeout(30)
+        assert opened[-1].recv(1) == b""  # turned away
+        assert threading.active_count() <= before + 33
+        for one in opened:
+            one.close()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as answer:
+                    assert answer.status == 200
+                    return
+            except (OSError, http.client.HTTPException):
+                assert time.monotonic() < deadline
