@@ -73,7 +73,7 @@ sbom: $(VENV)/.installed  ## CycloneDX bills of materials of the images, in dist
 	for lock in server server-cuda gadgetron training-cuda; do $(BIN)/python -m cyclonedx_py requirements docker/locks/$$lock.txt -o dist/sbom-$$lock.json; done
 
 peers:  ## programs of others that tests compare with, from Debian's packages; tests skip with a reason where they are missing
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc haproxy golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev stunnel4
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bart ismrmrd-tools chromium fonts-dejavu-core dcm2niix dcmtk dicom3tools orthanc haproxy zsh fish golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev stunnel4
 
 clean:
 	rm -rf $(VENV) $(OLDEST) demo_output site dist

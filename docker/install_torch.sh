@@ -27,7 +27,8 @@ esac
 site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$site/torch/test" "$site/torch/include"
 find "$site/torch/bin" -type f ! -name torch_shm_manager -delete
-find "$site" -name "*.pyi" -delete
+# scikit-image looks into its stubs when it is imported.
+find "$site" -name "*.pyi" ! -path "$site/skimage/*" -delete
 find "$site" -type d -name tests -prune -exec rm -rf {} +
 rm -rf "$site/pydicom/data/test_files"
 find "$site/skimage/data" -type f ! -name "*.py*" -delete

@@ -31,7 +31,7 @@ COPY training training
 COPY xml_configs xml_configs
 RUN SETUPTOOLS_SCM_PRETEND_VERSION=$VERSION /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /tmp/wheel . \
     && pip install --no-deps /tmp/wheel/*.whl && pip check \
-    && python -c "import pass_recon.pipeline, open_clip, gadgets.resident" && pip uninstall --yes pip
+    && python -c "import pass_recon.pipeline, open_clip, gadgets.resident, skimage.metrics, highdicom, pynetdicom, prometheus_client" && pip uninstall --yes pip
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0

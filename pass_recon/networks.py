@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,7 @@ def zero(layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(parameter)
 
 
-def single_precision(tensor: Tensor) -> torch.autocast:
+def single_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     """Autocast switched off on the device of ``tensor``: ten bits of mantissa carry no Fourier transform and no CG."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    # Tensors without data, by which memory is counted, know no autocast.
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)

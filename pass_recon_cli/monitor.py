@@ -9,7 +9,7 @@ from typing import Any
 
 DESCRIPTION = """Ask a running server, started with --metrics-port, what it does: scans under way and the last ones,
 time to a plan, fallbacks, memory. The address is also that of a page for the browser, with the newest image of each
-scan."""
+scan. The exit code is 1 while the server is not ready."""
 EXAMPLE = "example: pass-recon serve --metrics-port 9102, then: pass-recon monitor --open"
 _STATES = {"ok": "done", "with_errors": "done, with errors", "cut": "cut off"}
 

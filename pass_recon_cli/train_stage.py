@@ -56,6 +56,12 @@ def add_parsers(subparsers: Any) -> None:
         parser.add_argument("--data", type=Path, nargs="+", metavar="DATASET", help="prepared datasets")
         parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="run folder; goes on if there is one")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N; default: %(default)s")
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="tell steps, memory, disk and hours, run nothing; without --data for 320 × 320, 16 coils",
+        )
+        parser.add_argument("--processes", type=int, default=1, metavar="N", help="of a --dry-run; default: 1")
         setting = "RUN.NAME=VALUE" if whole else "NAME=VALUE"
         parser.add_argument("--set", nargs="+", default=[], metavar=setting, dest="changes", help="settings to change")
         if not whole:
@@ -73,6 +79,8 @@ def _run(name: str, args: argparse.Namespace) -> int:
     if name != "all" and args.list:
         _list(STAGES[name])
         return 0
+    if args.dry_run:
+        return _dry_run(name, args)
     if not args.data or not args.output:
         raise InputError("give prepared datasets with --data, and a run folder with -o")
     if name == "all":
@@ -80,6 +88,20 @@ def _run(name: str, args: argparse.Namespace) -> int:
         return 0
     run = read_run(STAGES[name], args.config, args.output, args.changes, table=args.table)
     run.stage.train(run.settings, args.data, run.folder, args.device)
+    return 0
+
+
+def _dry_run(name: str, args: argparse.Namespace) -> int:
+    from training.dry_run import dry_run
+    from training.recipe import read_recipe, read_run
+    from training.stages.registry import STAGES
+
+    folder = args.output or Path("runs") / ("" if name == "all" else name)
+    if name == "all":
+        runs = read_recipe(args.config, folder, args.changes)
+    else:
+        runs = [read_run(STAGES[name], args.config, folder, args.changes, table=args.table)]
+    sys.stdout.write(dry_run(runs, args.data or [], args.processes))
     return 0
 
 

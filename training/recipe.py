@@ -1,7 +1,8 @@
 """A recipe: the runs of training in their order, a YAML table each.
 
 The name of a table is that of its run folder. ``stage`` says which script it is for; by default the one of the table's
-name. Settings that are run folders (`RunPath`) name tables further up.
+name. Settings that are run folders (`RunPath`) name tables further up. ``base`` names a recipe whose tables are taken
+where this one says nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list
     InputError
         If a table is not understood, a run builds on one that comes later, or bundles would lack a part.
     """
-    tables = read_table(recipe_file(recipe))
+    tables = _tables(recipe)
     for change in changes:
         if change.partition("=")[0].strip().split(".")[0] not in tables:
             raise InputError(f"a setting of a recipe is changed with run.name=value, got {change!r}; runs are "
@@ -53,6 +54,17 @@ def read_recipe(recipe: Path, folder: Path, changes: Sequence[str] = ()) -> list
         raise InputError(f"bundles need a run of every stage but backbone and netad; {recipe} has none of "
                          f"{', '.join(sorted(missing))}")  # fmt: skip
     return runs
+
+
+def _tables(recipe: Path) -> dict[str, Any]:
+    """What a file says, on top of what its base says."""
+    tables = read_table(recipe_file(recipe))
+    base = tables.pop("base", None)
+    if base is None:
+        return tables
+    beside = recipe_file(recipe).parent / f"{base}.yaml"
+    below = _tables(beside if beside.is_file() else Path(str(base)))
+    return {name: {**below.get(name, {}), **tables.get(name, {})} for name in {**below, **tables}}
 
 
 def _instead_of_backbones(changes: Sequence[str]) -> list[str]:
@@ -94,7 +106,7 @@ def read_run(stage: Stage, path: Path | None, folder: Path, changes: Sequence[st
     InputError
         If a setting is not understood, or there is no such table.
     """
-    values, name = ({} if path is None else read_table(recipe_file(path))), table or stage.name
+    values, name = ({} if path is None else _tables(path)), table or stage.name
     recipe = {key: entry for key, entry in values.items() if isinstance(entry, dict)}
     if name not in recipe and (table or recipe.keys() == values.keys() != set()):
         raise InputError(f"{path} has no table {name}, only {', '.join(values)}")

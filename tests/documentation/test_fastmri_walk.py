@@ -64,7 +64,7 @@ def test_the_commands_end_with_bundles_a_page_and_a_scan(tmp_path):
     assert card["notes"].startswith("Research software, not for clinical use. Trained on measured k-space.")
     assert "measured k-space (fastmri), pixels of 0.688 mm" in " ".join(card["data"])
     page = (tmp_path / "results" / "results.md").read_text()
-    assert "53 of 201 measured lines" in page
+    assert "320 × 300 pixels of 0.688 × 0.688 mm, 75 of 300 measured lines (4×)" in page
     with h5py.File(tmp_path / "out.h5") as file:
         (group,) = file.values()
         assert sum(len(series["data"]) for series in group.values() if "data" in series) >= WIDE.slices

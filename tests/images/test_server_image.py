@@ -84,6 +84,7 @@ def test_scans_as_recon_does_stops_at_sigterm_and_starts_again(container, patien
     (raw,) = [path for path in spool.iterdir() if path.suffix == ".h5"]
     assert raw.stem == made[0].meta["PASS_scan_id"]
     assert made[0].meta["PASS_scan_id"] in container.logs()
+    assert "2 plans" in container.execute("pass-recon", "monitor")
     assert container.stop() == 0, "SIGTERM is no crash"
     container.start()
     wait_until(True, METRICS)

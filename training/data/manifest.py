@@ -45,13 +45,16 @@ class SplitSettings:
 
 
 def assign_splits(
-    patients: Iterable[str], settings: SplitSettings, known: Mapping[str, str] | None = None
+    patients: Iterable[str],
+    settings: SplitSettings,
+    known: Mapping[str, str] | None = None,
+    annotated: Iterable[str] = (),
 ) -> dict[str, str]:
     """Assign each patient to a split.
 
     A patient's place follows from its id and the seed alone, so that adding patients moves nobody. Only where a split
-    would be empty though there are patients enough does it get the patient nearest to it; ``known`` assignments
-    always stand.
+    would be empty though there are patients enough, or training would have no annotated patient though there is one,
+    does it get the patient nearest to it; ``known`` assignments always stand.
 
     Parameters
     ----------
@@ -61,6 +64,8 @@ def assign_splits(
         Fractions and seed.
     known
         Splits of patients assigned before.
+    annotated
+        Those of the patients that detectors can learn from.
 
     Returns
     -------
@@ -73,13 +78,23 @@ def assign_splits(
     splits = {name: SPLITS[sum(place >= bound for bound in bounds)] for name, place in places.items()}
     kept = {name: split for name, split in (known or {}).items() if name in splits and split in SPLITS}
     splits |= kept
-    for number, split in enumerate(SPLITS):
+    middles = {name: bound - part / 2 for name, bound, part in zip(SPLITS, bounds, settings.fractions, strict=True)}
+
+    def move(names: Iterable[str], split: str) -> None:
+        movable = [name for name in names if name not in kept]
+        if movable:
+            splits[min(movable, key=lambda name: (abs(places[name] - middles[split]), name))] = split
+
+    sick = set(annotated) & places.keys()
+    if settings.fractions[0] > 0 and not any(splits[name] == SPLITS[0] for name in sick):
+        move(sick, SPLITS[0])
+    for split, fraction in zip(SPLITS, settings.fractions, strict=True):
         size = Counter(splits.values())
         largest = max(SPLITS, key=lambda name: size[name])
-        movable = [name for name in splits if splits[name] == largest and name not in kept]
-        if settings.fractions[number] > 0 and size[split] == 0 and size[largest] > 1 and movable:
-            middle = bounds[number] - settings.fractions[number] / 2
-            splits[min(movable, key=lambda name: (abs(places[name] - middle), name))] = split
+        lone = [name for name in sick if splits[name] == SPLITS[0]]
+        # A single patient is one to learn from; the only annotated one stays where it is learned from.
+        if fraction > 0 and size[split] == 0 and size[largest] > (0 if split == SPLITS[0] else 1):
+            move([name for name in splits if splits[name] == largest and [name] != lone], split)
     return splits
 
 
@@ -98,7 +113,8 @@ def write_manifest(folder: Path, settings: SplitSettings, outcomes: Iterable[Out
         # Each by itself, so that none lacks a split because the other has it.
         patients = {case["patient_id"] for case in cases if case["anatomy"] == anatomy}
         given = {case["patient_id"]: case["given_split"] for case in cases if case["given_split"]}
-        splits |= assign_splits(patients, settings, known | splits | given)
+        annotated = {case["patient_id"] for case in cases if case["anatomy"] == anatomy and is_annotated(case)}
+        splits |= assign_splits(patients, settings, known | splits | given, annotated)
     for case in cases:
         case["split"] = splits[case["patient_id"]]
     skipped = dict(earlier.get("skipped", {}))

@@ -99,7 +99,7 @@ class Order(Sampler[list[Key]]):
         return numbers[self._shuffled(len(numbers), "order", members[which].source, lap)[offset]]
 
     def _by_cases(self, member: Member) -> Iterator[int]:
-        """Slices of a source for this process, without end: some cases at a time, mixed; others each time round."""
+        """Slices of a source for this process, without end: some cases at a time, mixed; anew each time round."""
         slices: dict[str, list[int]] = {}
         for number, case in zip(member.numbers, member.cases, strict=True):
             slices.setdefault(case, []).append(number)

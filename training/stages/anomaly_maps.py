@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pass_recon.anomaly import NetAD
-from pass_recon.types import InputError
 from training.data.dataset import Slices
+from training.data.manifest import training_facts
 from training.engine.frozen import Frozen
-from training.engine.run_folder import read_tensors
+from training.engine.run_folder import RunFolder, read_tensors
 
 NETAD = "netad.safetensors"
 # How a detector of patches sees a lesion: blurred by about a token, sometimes missed, now and then where none is.
@@ -66,16 +67,37 @@ class TrainedDetectors(Frozen):
         if torch.rand((), generator=draw) < self._off:
             return torch.zeros_like(item.image.real)
         noise = 0.01 * torch.randn(item.image.shape, dtype=item.image.dtype, generator=draw)
-        return self.of(item.anatomy, item.contrast).anomaly_map((item.image + noise)[None])[0]
+        return self.map_of(item.anatomy, item.contrast, item.image + noise)
 
-    def of(self, anatomy: str, contrast: str) -> NetAD:
-        """The detector for an examination."""
+    def map_of(self, anatomy: str, contrast: str, image: Tensor) -> Tensor:
+        """What the detector for an examination sees in an image, both ``(ro, pe)``; zeros where there is none, as at
+        a scanner with a bundle that has none.
+        """
         examination = f"{anatomy}-{contrast}"
         if examination not in self.netads:
-            raise InputError(f"there is no detector for {examination}; there are {', '.join(sorted(self.netads))}")
-        found = self.netads[examination]
-        assert isinstance(found, NetAD)
+            return torch.zeros_like(image.real)
+        netad = self.netads[examination]
+        assert isinstance(netad, NetAD)
+        found: Tensor = netad.anomaly_map(image[None])[0]
         return found
+
+    def missing(self, examinations: Iterable[str]) -> list[str]:
+        """A sentence for each examination without a detector."""
+        return [f"there is no detector for {name}: its anomaly maps are zero" for name in examinations
+                if name not in self.netads]  # fmt: skip
+
+
+def opened_detectors(
+    netad: str, data: Sequence[Path], examinations: Sequence[str], run: RunFolder
+) -> TrainedDetectors | None:
+    """The detectors of a run, if one is named; what of the data they do not know is told."""
+    if not netad:
+        return None
+    detectors = TrainedDetectors(netad)
+    present = {row["examination"] for row in training_facts(data)}
+    for sentence in detectors.missing(sorted(present & set(examinations))):
+        run.tell(sentence)
+    return detectors
 
 
 def load_detectors(run: str | Path) -> dict[str, NetAD]:

@@ -40,9 +40,9 @@ from training.engine.validation import finite_mean
 from training.evaluate.detectors import VIEWS, look, write_map_figure
 from training.stages.anomaly_maps import NETAD
 from training.stages.backbone import load_backbone
+from training.stages.errors import dice, focal
 
 STAGE = "netad"
-_GAMMA, _BALANCE = 2.0, 0.9
 # Outside the known lesions of what nobody reviewed there may be others.
 _UNREVIEWED = 0.2
 
@@ -150,22 +150,6 @@ class AdapterObjective(nn.Module):
         return {"loss": loss, "focal": pixels, "dice": overlap, "images": images}
 
 
-def focal(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """``−α (1 − p_true)² log p_true`` (Lin et al., 2017) of ``(b, levels, ro, pe)`` against ``(b, ro, pe)``."""
-    target = mask[:, None].to(logits.dtype).expand_as(logits)
-    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    balance = torch.where(mask, _BALANCE, 1 - _BALANCE)[:, None]
-    return (balance * weight[:, None] * (1 - torch.exp(-each)) ** _GAMMA * each).mean()
-
-
-def dice(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """1 − Dice of the whole batch, by level: an image without lesion then has a part in it too."""
-    p = torch.sigmoid(logits) * weight[:, None]
-    target = mask[:, None].to(p.dtype)
-    both, sums = (p * target).sum((0, 2, 3)), (p.square() + target).sum((0, 2, 3))
-    return (1 - (2 * both + 1) / (sums + 1)).mean()
-
-
 @torch.no_grad()
 def informed_start(netad: NetAD) -> None:
     """Let adapters begin with the backbone's own way from tokens to embeddings instead of with noise."""
@@ -265,6 +249,11 @@ def train_netad(settings: NetADSettings, data: Sequence[Path], run_folder: Path,
         if settings.calibration:
             calibrating = open_images([settings.calibration], "validation", settings.examinations, settings.size)
         examinations = sorted({source.examination for source in sources})
+        if not examinations:
+            raise InputError(
+                f"detectors have nothing to learn from: no training case of {', '.join(map(str, data))} has findings "
+                "with boxes, or slices that are known to be normal"
+            )
         netads = build_detectors(settings, examinations)
         for sentence in without_a_class(held_out, settings):
             run.tell(sentence)

@@ -30,7 +30,7 @@ from training.engine.run_folder import load_weights, opened_run
 from training.engine.settings import ReadingSettings, RunPath
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, mean_quality, write_validation_figure
-from training.stages.anomaly_maps import TrainedDetectors, simulated_map
+from training.stages.anomaly_maps import TrainedDetectors, opened_detectors, simulated_map
 from training.stages.errors import ERRORS, LossName, squared_error
 from training.stages.shared import (
     acceleration_of,
@@ -84,6 +84,9 @@ class ReconstructionSettings(ReadingSettings):
         Run folder of stage 2, whose population lines are taken and not learned any more; empty to learn lines.
     checkpointing
         Compute activations again in the backward pass: memory for time.
+    implicit
+        Gradients of the solutions of conjugate gradients by one more solution, not through every iteration: less memory
+        and fewer operations, right as far as the iterations have converged.
     """
 
     examinations: tuple[str, ...] = EXAMINATIONS
@@ -102,6 +105,7 @@ class ReconstructionSettings(ReadingSettings):
     look: Literal["slice", "reconstruction"] = "slice"
     sampling: RunPath = ""
     checkpointing: bool = False
+    implicit: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +120,9 @@ class ReconstructionObjective(nn.Module):
         super().__init__()
         self.settings = settings
         self.detectors = detectors if settings.look == "reconstruction" else None
-        self.reconstructor = UnrolledReconstructor(settings.reconstructor, checkpointing=settings.checkpointing)
+        self.reconstructor = UnrolledReconstructor(
+            settings.reconstructor, checkpointing=settings.checkpointing, implicit=settings.implicit
+        )
         self.populations = nn.ModuleDict(
             {
                 bundle_name(examination, acceleration): PopulationLogits(
@@ -151,8 +157,8 @@ class ReconstructionObjective(nn.Module):
         if detectors is None:
             known = slices.anomaly_map if slices.anomaly_map is not None else torch.zeros_like(slices.image.real)
             return lambda _: known
-        own = [detectors.of(*name) for name in zip(slices.anatomy, slices.contrast, strict=True)]
-        return lambda image: torch.cat([netad.anomaly_map(x[None]) for netad, x in zip(own, image, strict=True)])
+        names = list(zip(slices.anatomy, slices.contrast, strict=True))
+        return lambda image: torch.stack([detectors.map_of(*name, x) for name, x in zip(names, image, strict=True)])
 
     def _lesion(self, image: Tensor, slices: Slices, anomaly_map: Tensor) -> Tensor:
         if self.settings.loss == "squared":
@@ -222,7 +228,7 @@ def train_reconstruction(
     ):
         run.record_data(data)
         torch.manual_seed(settings.seed)
-        detectors = TrainedDetectors(settings.netad) if settings.netad else None
+        detectors = opened_detectors(settings.netad, data, settings.examinations, run)
         # Where the loop looks at reconstructions, nobody needs a map of the slice, and the detectors are on the device.
         detect: Detect | None = detectors or simulated_map if settings.look == "slice" else None
         trainer = Trainer(

@@ -36,7 +36,7 @@ from training.engine.run_folder import load_weights, opened_run, settings_of
 from training.engine.settings import ReadingSettings, RunPath
 from training.engine.trainer import Trainer
 from training.engine.validation import ReconstructedSlice, mean_quality, write_validation_figure
-from training.stages.anomaly_maps import TrainedDetectors, simulated_map
+from training.stages.anomaly_maps import TrainedDetectors, opened_detectors, simulated_map
 from training.stages.errors import ERRORS, LossName, squared_error
 from training.stages.reconstruction import EXAMINATIONS, ReconstructionSettings
 from training.stages.shared import (
@@ -183,7 +183,7 @@ class SamplingObjective(nn.Module):
 
     def _look(self, slices: Slices, number: int, image: Tensor) -> Tensor:
         if self.detectors is not None:
-            return self.detectors.of(slices.anatomy[number], slices.contrast[number]).anomaly_map(image[None])[0]
+            return self.detectors.map_of(slices.anatomy[number], slices.contrast[number], image)
         if slices.anomaly_map is None:
             return torch.zeros_like(image.real)
         return slices.anomaly_map[number]
@@ -214,7 +214,7 @@ def train_sampling(settings: SamplingSettings, data: Sequence[Path], run_folder:
     ):
         run.record_data(data)
         torch.manual_seed(settings.seed)
-        detectors = TrainedDetectors(settings.netad) if settings.netad else None
+        detectors = opened_detectors(settings.netad, data, settings.examinations, run)
         objective = SamplingObjective(settings, detectors)
         faster = {f"samplers.{name}.population": settings.lines_rate for name in objective.samplers}
         trainer = Trainer(objective, settings, run, processes, faster=faster)

@@ -86,7 +86,7 @@ class Volume:
         path = folder / f"{self.name}.h5"
         kspace = np.stack([self.kspace(index) for index in range(self.slices)])
         rss = np.sqrt((np.abs(_ifft2(kspace)) ** 2).sum(1))
-        top, left = (rss.shape[1] - 320) // 2, (rss.shape[2] - 320) // 2
+        top, left = (rss.shape[1] - 320) // 2, max(rss.shape[2] - 320, 0) // 2
         rss = rss[:, top : top + 320, left : left + 320].astype(np.float32)
         with h5py.File(path, "w") as file:
             file["kspace"] = kspace
@@ -146,6 +146,7 @@ class Volume:
         height, width = 2 * half_rows + 1, 2 * half_columns + 1
         top = 320 - (row - half_rows) - height
         index = self.blob_slice if slice_index is None else slice_index
+        column += min(self.phase, 320) // 2 - 160  # on a narrow image
         return f"{self.name},{index},No,{column - half_columns},{top},{width},{height},{label}"
 
 

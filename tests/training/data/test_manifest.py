@@ -38,6 +38,13 @@ def test_no_split_is_empty_where_there_are_patients_enough():
         for seed in range(20):
             sizes = Counter(assign_splits(PATIENTS[:count], SplitSettings(seed=seed)).values())
             assert len(sizes) == 3, (count, seed, sizes)
+    for name in PATIENTS[:20]:
+        assert assign_splits([name], SplitSettings()) == {name: "train"}
+    for seed in range(20):
+        for sick in (PATIENTS[:1], PATIENTS[1:3]):
+            splits = assign_splits(PATIENTS[:3], SplitSettings(seed=seed), None, sick)
+            assert set(splits.values()) == {"train", "validation", "test"}
+            assert any(splits[name] == "train" for name in sick)
     assert "test" not in assign_splits(PATIENTS[:50], SplitSettings((0.8, 0.2, 0.0))).values()
 
 

@@ -44,6 +44,13 @@ def paper(**changes):
     return reconstruction_settings(**{**given, **changes})
 
 
+def test_what_no_detector_knows_has_maps_of_zeros_and_is_told(detectors):
+    image = torch.randn(48, 48, dtype=torch.complex64)
+    assert not bool(detectors.map_of("knee", "pd", image).any())
+    told = ["there is no detector for knee-pd: its anomaly maps are zero"]
+    assert detectors.missing(["brain-flair", "knee-pd"]) == told
+
+
 def test_the_map_is_that_of_each_image_and_has_no_gradient(one, detectors):
     objective = ReconstructionObjective(paper(), detectors)
     assert one.anatomy[0] == "brain"
@@ -51,7 +58,7 @@ def test_the_map_is_that_of_each_image_and_has_no_gradient(one, detectors):
     image = torch.randn_like(one.image).requires_grad_()
     seen = look(image)
     assert not seen.requires_grad
-    torch.testing.assert_close(seen[0], detectors.of("brain", "flair").anomaly_map(image.detach())[0])
+    torch.testing.assert_close(seen[0], detectors.map_of("brain", "flair", image.detach()[0]))
     assert not torch.equal(look(one.image), seen)
     losses = objective(one, torch.Generator().manual_seed(0))
     losses["loss"].backward()
