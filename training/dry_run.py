@@ -109,9 +109,9 @@ def dry_run(runs: Sequence[Run], data: Sequence[Path], processes: int = 1) -> st
                 "by the clock" if timed else f"{settings.steps}",
                 f"{together}",
                 "–" if timed or not slices else f"{settings.steps * together / slices:.3g}",
-                f"{costs.learned / 1e6:.3g} M",
+                f"{costs.learned / 1e6:.3g} M" if costs.kept else "unknown",
                 gigabytes(costs.memory) if costs.kept else "unknown",
-                gigabytes(costs.disk),
+                gigabytes(costs.disk) if costs.kept else "unknown",
                 "unknown" if took is None else f"{took:.2g}",
             )
         )
@@ -125,11 +125,16 @@ def costs_of(run: Run, shape: tuple[int, int, int], others: Mapping[Path, Run]) 
     """What a step of a run takes, of slices of ``shape``: readout, phase encoding, coils."""
     settings = run.settings
     if isinstance(settings, ReconstructionSettings):
-        costs = _reconstructing(settings.reconstructor, settings, shape, settings.rows, learns=True)
+        implicit, rows = settings.implicit, settings.rows
+        costs = _reconstructing(settings.reconstructor, settings, shape, rows, learns=True, implicit=implicit)
         populations = len(settings.examinations) * len(settings.accelerations) * settings.lines
         steps = settings.reconstructor.stages * (1 + 2 * settings.reconstructor.inner_iterations)
-        kept = costs.kept // steps if settings.checkpointing else costs.kept
-        return replace(costs, learned=costs.learned + populations, kept=kept)
+        # What goes into each step stays: x, r, u and the measured image, complex.
+        inputs = 4 * steps * settings.batch * min(rows or shape[0], shape[0]) * shape[1] * 8
+        kept = costs.kept // steps + inputs if settings.checkpointing else costs.kept
+        looks = settings.reconstructor.stages if settings.look == "reconstruction" else 0
+        weights, flops = _looking(settings, others, looks)
+        return replace(costs, learned=costs.learned + populations, kept=kept + weights, flops=costs.flops + flops)
     if isinstance(settings, SamplingSettings):
         first = _stage_1(settings, others)
         costs = _reconstructing(first.reconstructor, settings, shape, settings.rows, learns=False)
@@ -138,7 +143,9 @@ def costs_of(run: Run, shape: tuple[int, int, int], others: Mapping[Path, Run]) 
             LineSampler(SamplerConfig(first.lines, settings.network, acs_fraction(acceleration), centred=True))
             for acceleration in settings.accelerations
         ]
-        return Costs(_count(samplers), many * costs.kept, many * costs.flops, many * costs.operations)
+        weights, flops = _looking(settings, others, many)
+        kept, computed = many * costs.kept + weights, many * costs.flops + flops
+        return Costs(_count(samplers), kept, computed, many * costs.operations)
     if isinstance(settings, MixtureTraining):
         return _reconstructing(settings.reconstructor, settings, (384, 384, 10), 128, learns=True, implicit=True)
     return _transformer(settings)
@@ -189,6 +196,19 @@ def _transformer(settings: Any) -> Costs:
     adapters = 4 * 2 * 2 * width * int(vision.get("embed_dim", width)) * (len(settings.examinations) or 1)
     learned = adapters if isinstance(settings, NetADSettings) else layers * block
     return Costs(learned, kept + (0 if learned > adapters else 4 * layers * block), flops, 60 * layers)
+
+
+def _looking(
+    settings: ReconstructionSettings | SamplingSettings, others: Mapping[Path, Run], looks: int
+) -> tuple[int, float]:
+    """Bytes of a frozen vision transformer through which a stage looks at its images, and what that computes."""
+    planned = others.get(Path(settings.netad)) if settings.netad and looks else None
+    vision = _vision(planned.settings) if planned else {}
+    if not vision:
+        return 0, 0.0
+    weights = int(vision["layers"]) * 12 * int(vision["width"]) ** 2
+    tokens = 1 + (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+    return 4 * weights, 2.0 * looks * settings.batch * tokens * weights
 
 
 def _vision(settings: Any) -> dict[str, Any]:

@@ -90,6 +90,8 @@ class SenseOperator:
         """
         self._check_grid(image, "image", coils=False)
         rows = self._rows_at_a_time()
+        if rows >= image.shape[-2]:
+            return self._normal_of_rows(as_complex(image), self._row_maps, self._conjugate_row_maps)
         blocks = zip(
             as_complex(image).split(rows, -2),
             self._row_maps.split(rows, -2),

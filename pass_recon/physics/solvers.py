@@ -47,6 +47,8 @@ def conjugate_gradient(
     Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems (1952).
     """
     rhs = as_complex(rhs)
+    if tolerance == 0 and not torch.is_grad_enabled():
+        return _without_gradient(normal, rhs, iterations, start)
     if start is None:
         x, residual = torch.zeros_like(rhs), rhs
     else:
@@ -66,6 +68,38 @@ def conjugate_gradient(
         previous, energy = energy, _inner(residual, residual)
         direction = residual + _ratio(energy, previous, active) * direction
     return x
+
+
+def _without_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int, start: Tensor | None) -> Tensor:
+    """`conjugate_gradient` to the last of its iterations, in half as many operations: a GPU waits for their launches.
+
+    Real and imaginary parts lie side by side as real numbers, whose inner products are one matrix product for each item
+    and whose updates multiply and add at once.
+    """
+    b = torch.view_as_real(rhs).contiguous()
+    if start is None:
+        x, residual = torch.zeros_like(b), b
+    else:
+        start = as_complex(start).expand(rhs.shape)
+        x, residual = torch.view_as_real(start), b - torch.view_as_real(as_complex(normal(start)))
+    direction = residual
+    energy = _energy(residual, residual)
+    for _ in range(iterations):
+        applied = torch.view_as_real(as_complex(normal(torch.view_as_complex(direction))))
+        # 0 / 0 where an item is solved to the last bit.
+        step = torch.nan_to_num(energy / _energy(direction, applied), 0.0, 0.0, 0.0)
+        x = torch.addcmul(x, step, direction)
+        residual = torch.addcmul(residual, step, applied, value=-1)
+        previous, energy = energy, _energy(residual, residual)
+        direction = torch.addcmul(residual, torch.nan_to_num(energy / previous, 0.0, 0.0, 0.0), direction)
+    return torch.view_as_complex(x.contiguous())
+
+
+def _energy(a: Tensor, b: Tensor) -> Tensor:
+    """Real part of <a, b> of ``(..., ro, pe, 2)`` real, ``(..., 1, 1, 1)``."""
+    items, size = a.shape[:-3], a.shape[-3:].numel()
+    product = torch.bmm(a.reshape(-1, 1, size), b.reshape(-1, size, 1))
+    return product.reshape(*items, 1, 1, 1)
 
 
 def implicit_conjugate_gradient(

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 
 from pass_recon.types import InputError
+
+LOSS = "loss"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,25 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
+
+
+class Together(nn.Module):
+    """An objective in one of several processes, which tells the others through its gradients that it wants to stop.
+
+    Gradients are averaged anyway, so this costs no further message. ``wishes`` is 0 and stays so; its gradient is the
+    mean over the processes of what each gives to `forward`.
+    """
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+        self.wishes = nn.Parameter(torch.zeros(2, device=next(objective.parameters()).device))
+
+    def forward(self, wishes: Tensor, *inputs: Any) -> dict[str, Tensor]:
+        """The losses."""
+        losses = dict(self.objective(*inputs))
+        losses[LOSS] = losses[LOSS] + (self.wishes * wishes).sum()
+        return losses
 
 
 @contextmanager

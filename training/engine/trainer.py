@@ -11,7 +11,6 @@ for step in trainer.steps():
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -32,36 +31,17 @@ from pass_recon.bundles.card import CARD
 from pass_recon.types import InputError, PassError
 from training.engine.checkpoints import above, below, load_optimiser_state, optimiser_state
 from training.engine.frozen import learned_state, load_learned_state
-from training.engine.processes import Processes
+from training.engine.memory import out_of_memory_explained
+from training.engine.processes import LOSS, Processes, Together
 from training.engine.run_folder import BEST, CHECKPOINT, WEIGHTS, RunFolder, load_weights
 from training.engine.settings import TrainingSettings
 
 Losses = Mapping[str, Tensor]
-LOSS = "loss"
 _LOG_STEPS = 10
 
 
 class Interrupted(PassError):
     """Somebody asked the run to stop; it has been saved."""
-
-
-class Together(nn.Module):
-    """An objective in one of several processes, which tells the others through its gradients that it wants to stop.
-
-    Gradients are averaged anyway, so this costs no further message. ``wishes`` is 0 and stays so; its gradient is the
-    mean over the processes of what each gives to `forward`.
-    """
-
-    def __init__(self, objective: nn.Module) -> None:
-        super().__init__()
-        self.objective = objective
-        self.wishes = nn.Parameter(torch.zeros(2, device=next(objective.parameters()).device))
-
-    def forward(self, wishes: Tensor, *inputs: Any) -> dict[str, Tensor]:
-        """The losses."""
-        losses = dict(self.objective(*inputs))
-        losses[LOSS] = losses[LOSS] + (self.wishes * wishes).sum()
-        return losses
 
 
 class Trainer:
@@ -380,28 +360,6 @@ def _weights_of_run_or_bundle(name: str) -> dict[str, Tensor]:
         return load_weights(name)
     reconstructor = load_bundle(name).reconstructor
     return {f"reconstructor.{key}": value for key, value in reconstructor.state_dict().items()}
-
-
-@contextmanager
-def out_of_memory_explained(settings: TrainingSettings) -> Iterator[None]:
-    """Say which settings need less memory, instead of a trace through the allocator."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _lower(settings, error) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what the CPU's allocator says
-            raise
-        raise _lower(settings, error) from error
-
-
-def _lower(settings: TrainingSettings, error: BaseException) -> InputError:
-    crop = f", rows (now {rows})" if (rows := getattr(settings, "rows", 0)) else ""
-    keep = "" if getattr(settings, "checkpointing", True) else ", or set checkpointing to true"
-    return InputError(
-        f"out of memory at batch {settings.batch}: lower batch and raise accumulate (now {settings.accumulate}){crop}"
-        f"{keep} ({json.dumps(str(error).splitlines()[0])})"
-    )
 
 
 def _groups(objective: nn.Module, settings: TrainingSettings, faster: Mapping[str, float]) -> list[dict[str, Any]]:

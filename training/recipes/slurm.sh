@@ -11,7 +11,7 @@
 #SBATCH --requeue
 set -euo pipefail
 data="$1"
-recipe="${2:-training/recipes/h100.yaml}"
+recipe="${2:-training/recipes/8xh100.yaml}"
 runs="${3:-runs}"
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 for stage in netad reconstruction sampling finetune; do

@@ -1,4 +1,4 @@
-"""How far an image is from the truth, in the ways that losses measure it: a table of measures."""
+"""How far an image is from the truth, or a map from a mask, in the ways that losses measure it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional
 # An error this small, 80 dB below the peak, is as good as none: the logarithm stops there.
 _SMALLEST = 1e-8
 _WINDOW = 7
+_GAMMA, _BALANCE = 2.0, 0.9
 
 LossName = Literal["decibels", "squared", "l1", "ssim"]
 
@@ -68,3 +69,19 @@ ERRORS: dict[str, Callable[..., Tensor]] = {
     "ssim": dissimilarity,
 }
 """Of ``(image, truth[, weight])``, each ``(b, ro, pe)``, by the name of a loss: ``(b,)``, lower is better."""
+
+
+def focal(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """``−α (1 − p_true)² log p_true`` (Lin et al., 2017) of ``(b, levels, ro, pe)`` against ``(b, ro, pe)``."""
+    target = mask[:, None].to(logits.dtype).expand_as(logits)
+    each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    balance = torch.where(mask, _BALANCE, 1 - _BALANCE)[:, None]
+    return (balance * weight[:, None] * (1 - torch.exp(-each)) ** _GAMMA * each).mean()
+
+
+def dice(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """1 − Dice of the whole batch, by level: an image without lesion then has a part in it too."""
+    p = torch.sigmoid(logits) * weight[:, None]
+    target = mask[:, None].to(p.dtype)
+    both, sums = (p * target).sum((0, 2, 3)), (p.square() + target).sum((0, 2, 3))
+    return (1 - (2 * both + 1) / (sums + 1)).mean()

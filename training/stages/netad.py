@@ -40,9 +40,9 @@ from training.engine.validation import finite_mean
 from training.evaluate.detectors import VIEWS, look, write_map_figure
 from training.stages.anomaly_maps import NETAD
 from training.stages.backbone import load_backbone
+from training.stages.errors import dice, focal
 
 STAGE = "netad"
-_GAMMA, _BALANCE = 2.0, 0.9
 # Outside the known lesions of what nobody reviewed there may be others.
 _UNREVIEWED = 0.2
 
@@ -148,22 +148,6 @@ class AdapterObjective(nn.Module):
         pixels, overlap, images = (torch.stack(values).mean() for values in zip(*parts, strict=True))
         loss = 10 * pixels + overlap + self._image_weight * images
         return {"loss": loss, "focal": pixels, "dice": overlap, "images": images}
-
-
-def focal(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """``−α (1 − p_true)² log p_true`` (Lin et al., 2017) of ``(b, levels, ro, pe)`` against ``(b, ro, pe)``."""
-    target = mask[:, None].to(logits.dtype).expand_as(logits)
-    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    balance = torch.where(mask, _BALANCE, 1 - _BALANCE)[:, None]
-    return (balance * weight[:, None] * (1 - torch.exp(-each)) ** _GAMMA * each).mean()
-
-
-def dice(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """1 − Dice of the whole batch, by level: an image without lesion then has a part in it too."""
-    p = torch.sigmoid(logits) * weight[:, None]
-    target = mask[:, None].to(p.dtype)
-    both, sums = (p * target).sum((0, 2, 3)), (p.square() + target).sum((0, 2, 3))
-    return (1 - (2 * both + 1) / (sums + 1)).mean()
 
 
 @torch.no_grad()

@@ -84,6 +84,9 @@ class ReconstructionSettings(ReadingSettings):
         Run folder of stage 2, whose population lines are taken and not learned any more; empty to learn lines.
     checkpointing
         Compute activations again in the backward pass: memory for time.
+    implicit
+        Gradients of the solutions of conjugate gradients by one more solution, not through every iteration: less memory
+        and fewer operations, right as far as the iterations have converged.
     """
 
     examinations: tuple[str, ...] = EXAMINATIONS
@@ -102,6 +105,7 @@ class ReconstructionSettings(ReadingSettings):
     look: Literal["slice", "reconstruction"] = "slice"
     sampling: RunPath = ""
     checkpointing: bool = False
+    implicit: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +120,9 @@ class ReconstructionObjective(nn.Module):
         super().__init__()
         self.settings = settings
         self.detectors = detectors if settings.look == "reconstruction" else None
-        self.reconstructor = UnrolledReconstructor(settings.reconstructor, checkpointing=settings.checkpointing)
+        self.reconstructor = UnrolledReconstructor(
+            settings.reconstructor, checkpointing=settings.checkpointing, implicit=settings.implicit
+        )
         self.populations = nn.ModuleDict(
             {
                 bundle_name(examination, acceleration): PopulationLogits(

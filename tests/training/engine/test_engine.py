@@ -14,6 +14,7 @@ from torch import nn
 
 from pass_recon.types import InputError
 from training.engine.batches import chosen_rows
+from training.engine.memory import out_of_memory_explained
 from training.engine.processes import Processes, joined_processes
 from training.engine.run_folder import (
     BEST,
@@ -26,7 +27,7 @@ from training.engine.run_folder import (
     settings_of,
 )
 from training.engine.settings import TrainingSettings
-from training.engine.trainer import Interrupted, Trainer, out_of_memory_explained
+from training.engine.trainer import Interrupted, Trainer
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -32,6 +33,7 @@ from training.stages.netad import (
     few_cases,
     focal,
     train_netad,
+    without_a_class,
 )
 
 
@@ -179,3 +181,17 @@ def test_transfer_as_a_command(data, backbone, tmp_path, capsys):
 def test_area_under_the_curve_counts_ties_half():
     assert score_auc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True])) == 0.75
     assert score_auc(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
+
+
+def test_a_split_without_a_class_is_told():
+    class Held(list):
+        examination = "brain-t1"
+
+    def labelled(*labels: int) -> Held:
+        return Held(SimpleNamespace(label=torch.tensor(label)) for label in labels)
+
+    settings = NetADSettings(backbone="run", validation_slices=8)
+    assert without_a_class([labelled(0, 1, -1)], settings) == []
+    (told,) = without_a_class([labelled(0, 0, -1)], settings)
+    assert told.startswith("no validation slice of brain-t1 is abnormal:")
+    assert "abnormal or normal" in without_a_class([labelled(-1)], settings)[0]
