@@ -26,7 +26,10 @@ server=$!
 resident=$!
 wait $server
 code=$?
-[ -n "$stopping" ] && wait $server && code=$?
+if [ -n "$stopping" ]; then # the signal has ended the first wait, not the server
+    wait $server
+    code=$?
+fi
 kill -TERM $resident 2>/dev/null
 wait $resident 2>/dev/null
 exit $code

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,32 @@ def test_each_package_of_a_lock_has_its_hashes(path):
     lines = [line for line in text.splitlines() if "==" in line]
     assert lines
     assert [line.split()[0] for line in lines if "--hash=sha256:" not in line] == []
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_entry_point_ends_as_its_server_does_and_starts_the_resident_process_again(tmp_path, code):
+    programs = {
+        "gadgetron": f"trap 'exit {code}' TERM\necho started\nwhile :; do sleep 0.1; done",
+        "pass-recon": f"echo resident >> {tmp_path}/starts\nexit 1",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    process = subprocess.Popen(
+        ["sh", str(ROOT / "docker" / "gadgetron_entrypoint.sh")],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as said:
+        assert said.readline() == "started\n"
+        for _ in range(600):
+            if (tmp_path / "starts").exists() and (tmp_path / "starts").read_text().count("resident") > 1:
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the resident process was not started again")
+        process.terminate()
+        assert process.wait(60) == code
