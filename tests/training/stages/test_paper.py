@@ -106,7 +106,7 @@ def test_the_sampling_loss_weighs_the_chosen_lines_alone(one, runs, monkeypatch)
 
 def test_slices_are_looked_at_where_the_loop_does_not_look_itself(data, tmp_path, monkeypatch, detectors):
     asked = []
-    monkeypatch.setattr(reconstruction, "TrainedDetectors", lambda _: detectors)
+    monkeypatch.setattr(reconstruction, "opened_detectors", lambda *_: detectors)
     monkeypatch.setattr(reconstruction, "Batches", lambda *_, detect, **__: asked.append(detect) or Nothing())
     for look in ("slice", "reconstruction"):
         settings = paper(look=look, examinations=("brain-flair",), steps=1)
