@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from gadgets.mrd.header_xml import plain_xml, read_header
+from gadgets.mrd.header_xml import header_root, read_header
 
 _NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 # Whole elements, wherever they stand; what is needed to reconstruct and to choose a bundle stays.
@@ -44,7 +44,7 @@ def without_identity(header_xml: bytes) -> bytes:
     """
     read_header(header_xml)  # whatever is wrong with it is said in one sentence
     ElementTree.register_namespace("", _NAMESPACE)
-    root = ElementTree.fromstring(plain_xml(header_xml).decode("utf-8", errors="replace"))
+    root = header_root(header_xml)
     for parent in list(root.iter()):
         for child in list(parent):
             if _identifies(child, _tag(parent)):

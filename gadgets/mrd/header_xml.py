@@ -40,7 +40,7 @@ def read_header(document: bytes | str) -> xsd.ismrmrdHeader:
     InputError
         If it is no XML, no ISMRMRD header, or a size in it is no number.
     """
-    root = _root(document)
+    root = header_root(document)
     if _name(root) != "ismrmrdheader":
         raise InputError(f"not an ISMRMRD header: the document is a <{root.tag.rpartition('}')[2]}>")
     header = _read(root, xsd.ismrmrdHeader)
@@ -61,7 +61,7 @@ def texts_of(document: bytes | str, names: Sequence[str]) -> list[str]:
         first name come first.
     """
     found: list[tuple[str, str]] = []
-    for element in _root(document).iter():
+    for element in header_root(document).iter():
         children = {_name(child): (child.text or "").strip() for child in element}
         found.append((_letters(_name(element)), (element.text or "").strip()))
         found.append((_letters(children.get("name", "")), children.get("value", "")))
@@ -78,7 +78,8 @@ def plain_xml(document: bytes | str) -> bytes:
     return document.removeprefix(codecs.BOM_UTF8).strip(b" \t\r\n\0")
 
 
-def _root(document: bytes | str) -> ElementTree.Element:
+def header_root(document: bytes | str) -> ElementTree.Element:
+    """The root of the document, whatever its bytes are; raises InputError if it is no XML."""
     plain = plain_xml(document)
     # Names of patients in Latin-1 in a header that claims to be UTF-8, as every header does, are no reason to stop.
     for encoding in ("utf-8", "latin-1"):

@@ -27,6 +27,7 @@ from pass_recon.anomaly.configuration import BackboneConfiguration, NetADConfigu
 from pass_recon.anomaly.memory import MemoryBank
 from pass_recon.anomaly.preprocessing import Letterbox, normalise_magnitude
 from pass_recon.anomaly.prompts import diagnoses, finding_features, state_features
+from pass_recon.networks import single_precision
 from pass_recon.types import InputError
 
 _LOGIT_SCALE = 100.0
@@ -260,7 +261,7 @@ class NetAD(nn.Module):
             If the image is not ``(b, ro, pe)``.
         """
         features, letterbox = self._features(image)
-        with torch.autocast(image.device.type, enabled=False):
+        with single_precision(image):
             raw = torch.sigmoid(text_logits(features, self.text))
             if self.memory.tokens:
                 raw = (raw + self.memory.distance(features)) / 2
@@ -280,7 +281,7 @@ class NetAD(nn.Module):
         ``sigmoid(image)`` is exactly the zero-shot image score of that level.
         """
         features, letterbox = self._features(image)
-        with torch.autocast(image.device.type, enabled=False):
+        with single_precision(image):
             logits = text_logits(features, self.text)
             pixel = letterbox.lift(self._on_grid(logits[0].transpose(0, 1)))
             top = self._top(logits[1], letterbox)

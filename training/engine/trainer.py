@@ -92,6 +92,8 @@ class Trainer:
         self._plain = objective
         self.averaged = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
         self.averaged.requires_grad_(False)
+        # Its count on the host: it is looked at in every step.
+        self.averaged.n_averaged = self.averaged.n_averaged.cpu()
         on_gpu = processes.device.type == "cuda"
         if on_gpu:
             torch.set_float32_matmul_precision("high")  # TF32: ten bits of the mantissa, in matrix products alone

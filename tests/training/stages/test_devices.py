@@ -75,6 +75,15 @@ def test_no_tensor_stays_behind_when_an_objective_moves(stage, objectives):
     assert behind == []
 
 
+def test_a_step_of_stage_1_never_waits_for_the_device(batch, trained):
+    """Tensors without data have no value that could be waited for: whatever asks for one fails."""
+    settings = reconstruction_settings(look="reconstruction", netad="run", rows=0)
+    objective = ReconstructionObjective(settings, trained).to("meta")
+    losses = objective(batch.to("meta"))
+    losses["loss"].backward()
+    assert objective.reconstructor.denoiser_parameter.grad.is_meta
+
+
 def test_a_tensor_in_a_tuple_would_be_seen():
     hiding = nn.Linear(2, 2).to("meta")
     hiding.held = (nn.Linear(2, 2),)
