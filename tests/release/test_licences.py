@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.release.licences import (
     REFUSED,
     canonical,
@@ -13,6 +15,7 @@ from tests.release.licences import (
 )
 
 
+@pytest.mark.slow  # of this environment: elsewhere other releases need other packages
 def test_all_that_is_installed_is_listed_with_its_licence() -> None:
     known, packages = listed(), installed_dependencies()
     assert not sorted(set(packages) - set(known)), "make licences"
