@@ -26,7 +26,8 @@ def main() -> None:
             f"{one.name}: {one.method}, peak {magnitude.max():.3g}, {score}, {lines}, {sum(one.seconds.values()):.2f} s"
         )
         for box in one.findings:
-            place = one.geometry.place(box.readout, box.phase, one.levels.shape)  # mm to the left, back and head
+            middle = box.readout + (box.readout_size - 1) / 2, box.phase + (box.phase_size - 1) / 2
+            place = one.geometry.place(*middle, one.levels.shape)  # mm to the left, back and head
             print(
                 f"  {box.label or 'finding'} {box.score:.2f} at " + ", ".join(f"{value:.0f}" for value in place) + " mm"
             )

@@ -39,15 +39,18 @@ class Planner:
         waited_for = scan.properties.mode == "closed_loop" and math.isfinite(scan.properties.plan_deadline_ms)
         self._deadline_s = scan.properties.plan_deadline_ms / 1000 if waited_for else None
         self._requests: SimpleQueue[tuple[Future[_Planned], SliceData] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="planner", daemon=True)
 
     def __enter__(self) -> Planner:
-        threading.Thread(target=self._work, name="planner", daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._requests.put(None)
+        if self._deadline_s is None:  # nothing is late: a thread that ends while the process does can crash it
+            self._thread.join()
 
     def plan(self, acs: SliceData) -> tuple[SamplingPlan | None, Failure | None]:
         """The personal plan; the population's where that fails or is late; none where falling back is switched off."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def feed_back(messages: Iterable[Any], scan: mrd.ScanContext, pipeline: Pipeline
                 elif not prospective:
                     plan, failure = planner.plan(data)
                     if plan is not None:
+                        plan = plan if scan.properties.mode == "closed_loop" else _without_findings(plan)
                         plans[data.key] = plan
                         if told:
                             # Whoever follows it is told that an answer to the slice will come, too.
@@ -124,6 +126,12 @@ class _Came:
                 )
         elif slices < self._promised:
             yield Failure(f"{slices} of the {self._promised} slices that the header tells of came", "warning")
+
+
+def _without_findings(plan: SamplingPlan) -> SamplingPlan:
+    """What is wrong with the data the image of all lines says better, which also knows where their centre is."""
+    found = {finding.sentence for finding in plan.quality}
+    return replace(plan, quality=(), fallback=None if plan.fallback in found else plan.fallback)
 
 
 def _too_few(whole: mrd.SliceData, plan: SamplingPlan) -> Iterator[Failure]:

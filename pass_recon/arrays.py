@@ -34,7 +34,7 @@ def kspace_of_acs(
     Raises
     ------
     InputError
-        If shapes do not go together, a line lies outside the grid, or a sample is not finite.
+        If shapes do not go together, a line lies outside the grid, a sample is not finite, or they are not complex.
     """
     data = _finite(acs, device)
     indices = np.asarray(acs_lines)
@@ -72,7 +72,7 @@ def masked_kspace(kspace: ArrayLike, line_mask: ArrayLike, device: torch.device)
     Raises
     ------
     InputError
-        If shapes do not go together, or a sample is not finite.
+        If shapes do not go together, a sample is not finite, or they are not complex.
     """
     data, mask = _finite(kspace, device), torch.as_tensor(np.asarray(line_mask), device=device)
     if data.ndim not in (3, 4):
@@ -85,7 +85,7 @@ def masked_kspace(kspace: ArrayLike, line_mask: ArrayLike, device: torch.device)
 
 
 def slices_of(kspace: ArrayLike, device: torch.device) -> Tensor:
-    """``(slices, coils, ro, pe)`` complex64 of one slice or several; raises InputError if a sample is not finite."""
+    """``(slices, coils, ro, pe)`` complex64 of one slice or several; raises InputError if they are no such."""
     return _with_slices(_finite(kspace, device))
 
 
@@ -108,7 +108,10 @@ def _with_slices(array: Tensor) -> Tensor:
 
 
 def _finite(array: ArrayLike, device: torch.device) -> Tensor:
-    data = torch.as_tensor(array).to(device, torch.complex64)
+    data = torch.as_tensor(array)
+    if not data.is_complex():
+        raise InputError(f"the k-space must be complex, got {data.dtype}")
+    data = data.to(device, torch.complex64)
     if not torch.isfinite(torch.view_as_real(data)).all():
         raise InputError("the k-space holds NaN or infinity")
     return data

@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dask or args.workers != 1:
         raise InputError("--dask and --workers share the files of an archive; -f names only one file")
     target = Path(args.outfile or "out.h5")
+    if target.resolve() == Path(args.filename).resolve():
+        raise InputError(f"{target} holds the scan: its images must go to another file")
     job = FileJob(Path(args.filename), target, properties_of(args), args.in_group, args.out_group)
     outcome = reconstruct_file(job, lambda source: _with_bar(source, quiet=args.quiet or args.json))
     if args.json:
@@ -128,6 +130,8 @@ def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
         if target == file.resolve():
             raise InputError(f"the images of {file} would take its place: -o must name another folder")
         targets[target] = file
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: of an archive, -o names a folder")
     folder.mkdir(parents=True, exist_ok=True)
     return [(file, target) for target, file in targets.items()]
 

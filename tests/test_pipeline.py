@@ -249,3 +249,10 @@ def test_a_plan_takes_known_coil_maps(bundle, patient):
     estimated = pipeline.plan(acs, lines, SHAPE)
     assert known.score != estimated.score
     assert known.lines.sum() == estimated.lines.sum()
+
+
+@pytest.mark.parametrize("of", ["numpy", "torch"])
+def test_real_numbers_are_no_kspace(of):
+    real = np.ones((2, 32, 32), dtype=np.float32)
+    with pytest.raises(InputError, match=r"must be complex, got torch\.float32"):
+        Pipeline().reconstruct(real if of == "numpy" else torch.from_numpy(real), np.ones(32, dtype=bool))

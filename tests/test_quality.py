@@ -370,3 +370,10 @@ def test_the_guard_sees_a_line_that_no_image_explains(patient):
     found = {finding.word: finding.sentence for finding in verdict.findings[0]}
     assert f"line {line} " in found["inconsistent_lines"]
     assert not verdict.replaced.any()
+
+
+@pytest.mark.parametrize("spacing", [3, 4, 6])
+def test_the_line_through_the_peak_is_not_loud_where_all_lines_are_far_apart(patient, spacing):
+    lines = (torch.arange(120) - CENTRE) % spacing == 0
+    found = inspect(patient.kspace[0] * lines, lines)
+    assert bool(found.lines[CENTRE])

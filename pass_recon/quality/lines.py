@@ -44,7 +44,9 @@ def loud_lines(samples: Tensor, lines: Tensor, line_mask: Tensor) -> Tensor:
     around = torch.stack([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]]).amax(0)
     pe = len(line_mask)
     outer = ((lines - pe // 2).abs() > pe / _OUTER) & ~calibration_lines(line_mask).to(lines.device)[lines]
-    return energy > torch.where(outer, _LOUD_OUTSIDE, _LOUD) * around
+    # Of lines far apart the one through the peak may be louder than its neighbours by any factor.
+    beside = torch.stack([line_mask.roll(step) for step in (-2, -1, 1, 2)]).any(0).to(lines.device)[lines]
+    return (energy > torch.where(outer, _LOUD_OUTSIDE, _LOUD) * around) & (outer | beside)
 
 
 def lines_finding(word: str, lines: list[int], what: str) -> QualityFinding:

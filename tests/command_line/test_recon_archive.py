@@ -78,3 +78,15 @@ def test_an_archive_does_not_overwrite_itself(archive, capsys):
 def test_what_does_not_go_together_is_said(arguments, capsys):
     assert main(["recon", *arguments]) == 1
     assert "archive" in capsys.readouterr().err
+
+
+def test_one_file_does_not_overwrite_itself(archive, capsys):
+    path = str(archive / "patient_1.h5")
+    assert main(["recon", "-f", path, "-o", path]) == 1
+    assert "must go to another file" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_for_images(archive, tmp_path, capsys):
+    (tmp_path / "images").write_text("")
+    assert main(["recon", str(archive / "patient_1.h5"), "-o", str(tmp_path / "images")]) == 1
+    assert "names a folder" in capsys.readouterr().err

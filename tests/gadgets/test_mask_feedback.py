@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from gadgets.acs_buffer import buffer_lines
 from gadgets.mask_feedback import feed_back
 from gadgets.protocol.connection import Failure
 from pass_recon.pipeline import Pipeline
+from pass_recon.types import QualityFinding
 from tests.gadgets.acquisitions import PE, SKEWED, kspace, lines_of, scan
 from tests.gadgets.pipelines import Detecting
 
@@ -231,3 +233,19 @@ def test_no_line_is_planned_that_the_scanner_cannot_acquire(k, mode):
     assert not first.data.ravel()[: PE // 3].any()
     if mode == "retrospective":
         assert len(plans(items)) == 1, "every planned line came"
+
+
+class Doubting(Detecting):
+    """Says of an ACS that nothing is in it, as of lines that are not what the header takes them for."""
+
+    def plan(self, *args, **kwargs):
+        nothing = QualityFinding("empty", "no coil hears anything")
+        return replace(super().plan(*args, **kwargs), quality=(nothing,), fallback=nothing.sentence)
+
+
+@pytest.mark.parametrize(("mode", "told"), [("retrospective", False), ("closed_loop", True)])
+def test_what_is_wrong_with_an_acs_is_told_only_to_a_scanner(k, mode, told):
+    _, items = run(lines_of(k), Doubting(), {"mode": mode})
+    (plan,) = plans(items)
+    assert ("PASS_quality" in plan.meta) == told
+    assert ("PASS_fallback" in plan.meta) == told

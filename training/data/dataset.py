@@ -310,7 +310,10 @@ def open_slices(
                 found.append(SliceDataset(folder, split, anatomy=anatomy, contrast=contrast, cases=names))
     if not found:
         told = ", ".join(examinations) or "any examination"
-        raise InputError(f"no {split} slices of {told} in {', '.join(map(str, folders))}")
+        raise InputError(
+            f"no {split} slices of {told} in {', '.join(map(str, folders))}: prepare more patients, or share "
+            "them out by --split, 0.6 0.2 0.2 say"
+        )
     return found
 
 
