@@ -10,7 +10,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def prepare_process() -> None:
-    """Let torch's threads sleep while they wait, and keep memory that was freed; to be called before torch and numpy are imported.
+    """Let torch's threads sleep while they wait, and keep memory that was freed.
+
+    To be called before torch and numpy are imported, which read the environment then.
 
     OpenMP threads that spin while they wait for each other make torch 30 times slower as soon as something else wants
     the same cores, as in a chain of processes. It is read when torch is imported; processes started here inherit it.
