@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Send an MRD file to a Gadgetron, or to `pass-recon serve`, and store the images. The flags are those of
 gadgetron_ismrmrd_client. With --closed-loop the file plays a scanner: the ACS lines of a slice are sent, the sampling
-plan is awaited, and the lines of the plan are sent and no others."""
+plan is awaited, and the lines of the plan are sent and no others; --acceleration must then be that of the chain's
+configuration, which plans once its own number of ACS lines has come."""
 EXAMPLE = "example: pass-recon scan --closed-loop -f patient.h5 -o out.h5 -c pass_recon.xml"
 
 
