@@ -139,17 +139,22 @@ def reconstruct_file(
     InputError
         If the file cannot be read at all, or there is no place for the images.
     """
-    account = Account()
     with ScanFile(job.source, job.in_group) as source:
-        output = ImageFile(job.target, job.out_group, source.header_xml)
-        try:
-            for image in reconstructed(lines_of(source), source.header_xml, job.properties, account):
-                _store(image, output, account.failures)
-        finally:
-            said = [failure.message for failure in account.failures]
-            output.describe(str(job.source), as_texts(job.properties), said)
-            output.keep()
-            account.failures += [Failure(sentence, "input") for sentence in output.trouble]
+        return reconstruct_into_file(job, lines_of(source), source.header_xml)
+
+
+def reconstruct_into_file(job: FileJob, acquisitions: Iterable[Acquisition], header: bytes) -> FileOutcome:
+    """The same with acquisitions and a header that have been read off the source otherwise."""
+    account = Account()
+    output = ImageFile(job.target, job.out_group, header)
+    try:
+        for image in reconstructed(acquisitions, header, job.properties, account):
+            _store(image, output, account.failures)
+    finally:
+        said = [failure.message for failure in account.failures]
+        output.describe(str(job.source), as_texts(job.properties), said)
+        output.keep()
+        account.failures += [Failure(sentence, "input") for sentence in output.trouble]
     return FileOutcome(
         job.source,
         output.path if output.kept else None,

@@ -98,28 +98,19 @@ def _is_under_way(path: Path) -> bool:
 
 def _replay(path: Path, target: Path, args: argparse.Namespace) -> tuple[int, bool]:
     """Reconstruct one scan; returns how many images there are, and whether something was at fault."""
-    from gadgets.converters.image_file import ImageFile, default_group
-    from gadgets.offline import Account, reconstructed
-    from gadgets.properties import as_texts
+    from gadgets.offline import FileJob, reconstruct_into_file
 
     with _opened(path) as (header_xml, configuration, acquisitions):
-        properties = _properties(configuration, args)
-        account = Account()
-        output = ImageFile(target, default_group(), header_xml)
-        try:
-            for image in reconstructed(acquisitions, header_xml, properties, account):
-                output.append(image)
-        finally:
-            output.describe(path, as_texts(properties), [failure.message for failure in account.failures])
-            output.keep()
-    write_failures("replay", account.all, f"{path.name}: ")
-    if output.kept:
-        target.chmod(0o600)
-        if not args.quiet and not args.json:
-            sys.stdout.write(f"{path.name}: {output.images} images in {target}\n")
-    else:
+        job = FileJob(path, target, _properties(configuration, args))
+        outcome = reconstruct_into_file(job, acquisitions, header_xml)
+    write_failures("replay", outcome.messages, f"{path.name}: ")
+    if outcome.file is None:
         sys.stderr.write(f"pass-recon replay: {path.name} gives no image\n")
-    return output.images if output.kept else 0, account.failed
+        return 0, outcome.failed
+    target.chmod(0o600)
+    if not args.quiet and not args.json:
+        sys.stdout.write(f"{path.name}: {outcome.images} images in {target}\n")
+    return outcome.images, outcome.failed
 
 
 @contextmanager

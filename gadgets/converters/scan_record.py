@@ -19,6 +19,7 @@ from gadgets import mrd
 from gadgets.converters.image_file import HEADER, PROVENANCE, read_images
 from gadgets.converters.patient_file import read_truth
 from gadgets.converters.plain_texts import with_plain_texts
+from gadgets.mrd import finite_number, listed
 from gadgets.mrd.header import recognised
 from gadgets.mrd.header_xml import plain_xml, read_header
 from pass_recon.common.hdf5 import open_hdf5
@@ -159,7 +160,7 @@ def _by_key(images: Iterable[Image]) -> dict[Key, list[Image]]:
 
 
 def _round_of(image: Image) -> int:
-    return int(_number(image.meta.get("PASS_round")) or 1)
+    return int(finite_number(image.meta.get("PASS_round")) or 1)
 
 
 def _slice(key: Key, images: Sequence[Image], anomaly_map: Image | None, plans: Sequence[Image]) -> SliceRecord:
@@ -167,19 +168,19 @@ def _slice(key: Key, images: Sequence[Image], anomaly_map: Image | None, plans: 
     meta, levels = image.meta, _levels(image)
     seen = None
     if anomaly_map is not None and tuple(anomaly_map.data.shape) == tuple(image.data.shape):
-        scale = _number(anomaly_map.meta.get("PASS_scale")) or 4095
+        scale = finite_number(anomaly_map.meta.get("PASS_scale")) or 4095
         seen = np.nan_to_num(mrd.array_of(anomaly_map) / scale).astype(np.float32)
-    history = _listed(meta.get("ImageProcessingHistory"))
+    history = listed(meta.get("ImageProcessingHistory"))
     return SliceRecord(
         key=key,
         levels=levels,
-        scale=_number(meta.get("PASS_scale")) or 1.0,
-        window=int(_number(meta.get("WindowWidth")) or max(int(levels.max()), 1)),
+        scale=finite_number(meta.get("PASS_scale")) or 1.0,
+        window=int(finite_number(meta.get("WindowWidth")) or max(int(levels.max()), 1)),
         geometry=_geometry(image),
         method=history[-1] if history else "",
         anomaly_map=seen,
         findings=tuple(_inside(mrd.boxes_of(image), levels.shape)),
-        score=_number(meta.get("PASS_anomaly_score")),
+        score=finite_number(meta.get("PASS_anomaly_score")),
         plans=tuple(_plan(plan) for plan in plans),
         rounds=tuple(_round(one) for one in images),
         warnings=tuple(_warnings(meta)),
@@ -196,7 +197,7 @@ def _inside(boxes: Iterable[Box], shape: tuple[int, ...]) -> Iterator[Box]:
             min(box.phase + box.phase_size, shape[1]) - phase,
         )
         if min(sizes) > 0:
-            score = min(max(_number(box.score) or 0.0, 0.0), 1.0)
+            score = min(max(finite_number(box.score) or 0.0, 0.0), 1.0)
             yield Box(readout, phase, *sizes, score=score, label=box.label)
 
 
@@ -228,9 +229,9 @@ def _geometry(image: Image) -> Geometry:
 def _plan(image: Image) -> PlanRecord:
     meta = image.meta
     pe = int(image.data.size)
-    lines = tuple(int(line) for line in _listed(meta.get("PASS_lines")) if str(line).isdigit())
+    lines = tuple(int(line) for line in listed(meta.get("PASS_lines")) if str(line).isdigit())
     lines = lines or tuple(int(line) for line in image.data.ravel().nonzero()[0])
-    acceleration = _number(meta.get("PASS_acceleration"))
+    acceleration = finite_number(meta.get("PASS_acceleration"))
     number = _round_of(image)
     acs = range(0)
     if acceleration and number == 1:  # later rounds only add lines
@@ -243,34 +244,36 @@ def _plan(image: Image) -> PlanRecord:
         source=str(meta.get("PASS_source") or ""),
         bundle=str(meta.get("PASS_bundle") or ""),
         acceleration=acceleration,
-        score=_number(meta.get("PASS_anomaly_score")),
-        fallback=" ".join(_listed(meta.get("PASS_fallback"))),
+        score=finite_number(meta.get("PASS_anomaly_score")),
+        fallback=" ".join(listed(meta.get("PASS_fallback"))),
     )
 
 
 def _round(image: Image) -> RoundRecord:
     meta = image.meta
-    lines, score = str(meta.get("PASS_lines_used") or ""), _number(meta.get("PASS_anomaly_score"))
+    lines, score = str(meta.get("PASS_lines_used") or ""), finite_number(meta.get("PASS_anomaly_score"))
     return RoundRecord(_round_of(image), lines, score, len(mrd.boxes_of(image)))
 
 
 def _warnings(meta: Mapping[str, Any]) -> Iterable[str]:
     """What to know before trusting an image."""
-    for reason in _listed(meta.get("PASS_fallback")):
+    for reason in listed(meta.get("PASS_fallback")):
         yield f"This image is not the one that was asked for: {reason}."
-    words, reasons = _listed(meta.get("PASS_quality")), _listed(meta.get("PASS_quality_reason"))
+    words, reasons = listed(meta.get("PASS_quality")), listed(meta.get("PASS_quality_reason"))
     for word, reason in zip(words, [*reasons, *words[len(reasons) :]], strict=False):
         yield f"Something is wrong with the data or the image ({word.replace('_', ' ')}): {reason}."
     if (told := str(meta.get("PASS_anomaly") or "")).startswith("unreliable"):
         yield f"The anomaly map, its score and the findings are {told}."
     elif told:
         yield f"No anomaly map: {told}."
-    if (share := _number(meta.get("PASS_partial_fourier"))) is not None:
+    if (share := finite_number(meta.get("PASS_partial_fourier"))) is not None:
         yield f"Partial Fourier: {share:.1%} of k-space was acquired, the rest is zero."
 
 
 def _seconds(meta: Mapping[str, Any]) -> dict[str, float]:
-    found = {name.removeprefix(_SECONDS): _number(value) for name, value in meta.items() if name.startswith(_SECONDS)}
+    found = {
+        name.removeprefix(_SECONDS): finite_number(value) for name, value in meta.items() if name.startswith(_SECONDS)
+    }
     return {name: value for name, value in found.items() if value is not None and value >= 0}
 
 
@@ -281,19 +284,6 @@ def _latencies(plan: Mapping[str, float], image: Mapping[str, float]) -> dict[st
         looking = min(plan.get("detection", 0.0), plan["plan"])  # is counted in the plan's time
         told = {"look at the ACS": looking, "choose the lines": plan["plan"] - looking}
     return told | {_STAGES.get(name, name.replace("_", " ")): value for name, value in image.items()}
-
-
-def _listed(value: Any) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or nothing: files of others may say anything."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) else None
 
 
 def _with_truth(slices: Sequence[SliceRecord], path: str | Path) -> list[SliceRecord]:
@@ -350,19 +340,19 @@ def _from_header(document: bytes) -> tuple[Protocol, Subject]:
     conditions = header.experimentalConditions
 
     def first(values: Any) -> float | None:
-        return next((number for value in values or () if (number := _number(value)) is not None), None)
+        return next((number for value in values or () if (number := finite_number(value)) is not None), None)
 
     protocol = Protocol(
         name=_text(measurement, "protocolName") or _text(measurement, "seriesDescription"),
         vendor=_text(system, "systemVendor"),
         model=_text(system, "systemModel"),
-        field_strength_t=_number(getattr(system, "systemFieldStrength_T", None)),
-        frequency_hz=_number(getattr(conditions, "H1resonanceFrequency_Hz", None)),
+        field_strength_t=finite_number(getattr(system, "systemFieldStrength_T", None)),
+        frequency_hz=finite_number(getattr(conditions, "H1resonanceFrequency_Hz", None)),
         coils=getattr(system, "receiverChannels", None),
         patient_position=_text(measurement, "patientPosition"),
         examination=recognised(document).examination,
         repetition_time=first(getattr(sequence, "TR", ())),
-        echo_times=tuple(time for value in getattr(sequence, "TE", ()) if (time := _number(value)) is not None),
+        echo_times=tuple(time for value in getattr(sequence, "TE", ()) if (time := finite_number(value)) is not None),
         inversion_time=first(getattr(sequence, "TI", ())),
         flip_angle=first(getattr(sequence, "flipAngle_deg", ())),
         echo_spacing=first(getattr(sequence, "echo_spacing", ())),
@@ -372,7 +362,7 @@ def _from_header(document: bytes) -> tuple[Protocol, Subject]:
         identifier=_text(subject, "patientID"),
         birth_date=_digits(_text(subject, "patientBirthdate"), 8),
         sex=_text(subject, "patientGender"),
-        weight_kg=_number(getattr(subject, "patientWeight_kg", None)),
+        weight_kg=finite_number(getattr(subject, "patientWeight_kg", None)),
         study_date=_digits(_text(study, "studyDate") or _text(measurement, "seriesDate"), 8),
         study_time=_digits(_text(study, "studyTime") or _text(measurement, "seriesTime"), 6),
         study_id=_text(study, "studyID"),

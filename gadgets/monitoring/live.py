@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import Counter, deque
@@ -11,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from gadgets.monitoring.metrics import computing_seconds, listed, reason_of, without_pixels
+from gadgets.monitoring.metrics import computing_seconds, reason_of, without_pixels
 from gadgets.monitoring.observers import Kind, Outcome
+from gadgets.mrd import MAP_SERIES, PLAN_SERIES, RECONSTRUCTION_SERIES, finite_number, listed
 from gadgets.protocol import Message, MessageId
 from pass_recon.common.memory import device_used, limit, used
 from pass_recon.types import PassError
@@ -20,7 +20,6 @@ from pass_recon.types import PassError
 _SCANS = 20
 _TIMES, _SENTENCES = 60, 20  # of each scan
 _HELD_BYTES = 64 << 20  # of images and headers, of all scans
-_MAGNITUDE, _MAP = 1, 2
 
 
 @dataclass
@@ -146,18 +145,18 @@ class LiveScans:
             scan = self._scan(scan_id)
             scan.images[series] += 1
             is_plan = "PASS_lines" in meta
-            if is_plan or series == _MAGNITUDE:
-                seconds = _number(computing_seconds(meta)) or 0.0
+            if is_plan or series == RECONSTRUCTION_SERIES:
+                seconds = finite_number(computing_seconds(meta)) or 0.0
                 (scan.plan_seconds if is_plan else scan.image_seconds).append(seconds)
                 for sentence in listed(meta.get("PASS_fallback")):
                     scan.fallbacks[reason_of(sentence)] += 1
                     scan.say("fallback", sentence)
                 for sentence in listed(meta.get("PASS_quality_reason")):
                     scan.say("data", sentence)
-            if series == _MAGNITUDE:
+            if series == RECONSTRUCTION_SERIES:
                 scan.magnitude, scan.anomaly_map, scan.slice = body, b"", place
-                scan.score, scan.number = _number(meta.get("PASS_anomaly_score")), scan.number + 1
-            elif series == _MAP and place == scan.slice:
+                scan.score, scan.number = finite_number(meta.get("PASS_anomaly_score")), scan.number + 1
+            elif series == MAP_SERIES and place == scan.slice:
                 scan.anomaly_map, scan.number = body, scan.number + 1
             self._make_room()
 
@@ -216,8 +215,8 @@ def _told(scan: _Scan) -> dict[str, Any]:
         "protocol": scan.protocol,
         "lines": scan.lines,
         "waiting": scan.waiting(),
-        "plans": scan.images[1000],
-        "images": scan.images[_MAGNITUDE],
+        "plans": scan.images[PLAN_SERIES],
+        "images": scan.images[RECONSTRUCTION_SERIES],
         "plan_seconds": list(scan.plan_seconds),
         "image_seconds": list(scan.image_seconds),
         "fallbacks": dict(scan.fallbacks),
@@ -237,11 +236,3 @@ def _drawn(bodies: Iterable[bytes]) -> bytes:
 
 def _place(head: Any) -> tuple[int, ...]:
     return tuple(int(getattr(head, name)) for name in ("slice", "contrast", "phase", "repetition", "set"))
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import ismrmrd
 from ismrmrd import Meta
 
 from gadgets.monitoring.observers import Kind, Outcome
+from gadgets.mrd import listed
 from gadgets.protocol import Message, MessageId
 from gadgets.protocol.bytes import U64
+from gadgets.protocol.messages import IMAGE_HEAD_BYTES
 from pass_recon.common.memory import device_used
 from pass_recon.types import InputError
 
@@ -150,7 +150,7 @@ class _ScanMetrics:
 
 def without_pixels(body: bytes) -> tuple[ismrmrd.ImageHeader, Meta]:
     """Header and meta of the body of an Image."""
-    size = ctypes.sizeof(ismrmrd.ImageHeader)
+    size = IMAGE_HEAD_BYTES
     length = U64.unpack_from(body, size)[0]
     text = body[size + U64.size : size + U64.size + length]
     return ismrmrd.ImageHeader.from_buffer_copy(body[:size]), Meta.deserialize(text) if text else Meta()
@@ -159,8 +159,3 @@ def without_pixels(body: bytes) -> tuple[ismrmrd.ImageHeader, Meta]:
 def computing_seconds(meta: Meta) -> float:
     """How long a plan or an image took to compute, as its meta tells."""
     return sum(float(str(value)) for name, value in meta.items() if name.startswith(_PREFIX))
-
-
-def listed(value: Any) -> list[str]:
-    """The values of a meta attribute, which may be there once, several times or not at all."""
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []

@@ -5,6 +5,7 @@ An Image's data is ``(channels, z, y, x)`` with x = readout and y = phase encodi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -149,9 +150,9 @@ class Remark(NamedTuple):
 
 def remarks(image: Image) -> list[Remark]:
     """Why an image is not the one asked for, and what is wrong with its data."""
-    words, reasons = _listed(image.meta.get("PASS_quality")), _listed(image.meta.get("PASS_quality_reason"))
+    words, reasons = listed(image.meta.get("PASS_quality")), listed(image.meta.get("PASS_quality_reason"))
     reasons += words[len(reasons) :]
-    told = [("", reason) for reason in _listed(image.meta.get("PASS_fallback"))]
+    told = [("", reason) for reason in listed(image.meta.get("PASS_fallback"))]
     told += [(word, f"{word}: {reason}") for word, reason in zip(words, reasons, strict=False)]
     return [Remark(image.slice, word, text, is_plan(image)) for word, text in told]
 
@@ -182,8 +183,18 @@ def sentences(said: Iterable[Remark], told: Sequence[str] = ()) -> list[str]:
     return [f"slice{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {text}" for text, of in slices.items()]
 
 
-def _listed(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value] if value else []
+def listed(value: Any) -> list[str]:
+    """The values of a meta attribute, which may be there once, several times or not at all."""
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def finite_number(value: Any) -> float | None:
+    """A meta attribute as a finite number, or nothing: files and peers may say anything."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def is_plan(item: object) -> bool:
@@ -238,7 +249,7 @@ def boxes_of(image: Image) -> tuple[Box, ...]:
     while (corners := image.meta.get(f"ROI_{len(boxes) + 1}")) is not None:
         values = [round(float(value)) for value in corners[6:]]
         readout, phase = min(values[::2]), min(values[1::2])
-        label, score = (*_listed(image.meta.get(f"PASS_finding_{len(boxes) + 1}")), "anomaly", "1")[:2]
+        label, score = (*listed(image.meta.get(f"PASS_finding_{len(boxes) + 1}")), "anomaly", "1")[:2]
         size = max(values[::2]) - readout, max(values[1::2]) - phase
         boxes.append(Box(readout, phase, *size, score=float(score), label=str(label)))
     return tuple(boxes)

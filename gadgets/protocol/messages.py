@@ -36,7 +36,7 @@ from gadgets.protocol.recon_data import read_recon_data
 from pass_recon.types import InputError
 
 _CONFIG_FILE_BYTES = 1024
-_IMAGE_HEAD = ctypes.sizeof(ismrmrd.ImageHeader)
+IMAGE_HEAD_BYTES = ctypes.sizeof(ismrmrd.ImageHeader)
 # What the C++ ImageReader takes. It throws at int16; Python writes int64 under the id of int32 and so loses the stream.
 _IMAGE_TYPES = {
     constants.DATATYPE_USHORT,
@@ -174,7 +174,7 @@ def _pass_over_waveform(source: Source) -> None:
 
 
 def _pass_over_image(source: Source) -> None:
-    head = ismrmrd.ImageHeader.from_buffer_copy(source.read(ctypes.sizeof(ismrmrd.ImageHeader)))
+    head = ismrmrd.ImageHeader.from_buffer_copy(source.read(IMAGE_HEAD_BYTES))
     source.read(source.count(U64))
     if head.data_type not in _IMAGE_TYPES:
         raise ProtocolError(
@@ -184,8 +184,8 @@ def _pass_over_image(source: Source) -> None:
 
 
 def _decode_image(body: bytes) -> ismrmrd.Image:
-    length = U64.unpack_from(body, _IMAGE_HEAD)[0]
-    if b"<!DOCTYPE" in body[_IMAGE_HEAD + U64.size : _IMAGE_HEAD + U64.size + length]:
+    length = U64.unpack_from(body, IMAGE_HEAD_BYTES)[0]
+    if b"<!DOCTYPE" in body[IMAGE_HEAD_BYTES + U64.size : IMAGE_HEAD_BYTES + U64.size + length]:
         raise ValueError("its meta has a document type")
     return ismrmrd.Image.from_bytes(body)
 
@@ -286,8 +286,8 @@ class Message:
 def image_without_meta(body: bytes) -> ismrmrd.Image:
     """What is left of an image whose meta cannot be read; raises ProtocolError if that is not an image either."""
     try:
-        after = _IMAGE_HEAD + U64.size + U64.unpack_from(body, _IMAGE_HEAD)[0]
-        return ismrmrd.Image.from_bytes(body[:_IMAGE_HEAD] + U64.pack(0) + body[after:])
+        after = IMAGE_HEAD_BYTES + U64.size + U64.unpack_from(body, IMAGE_HEAD_BYTES)[0]
+        return ismrmrd.Image.from_bytes(body[:IMAGE_HEAD_BYTES] + U64.pack(0) + body[after:])
     except _UNREADABLE as error:
         raise ProtocolError(f"unreadable IMAGE: {error}") from error
 

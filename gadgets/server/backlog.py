@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 
-import ismrmrd
-
 from gadgets.protocol import Message, MessageId
-
-_HEADER_BYTES = ctypes.sizeof(ismrmrd.ImageHeader)
+from gadgets.protocol.messages import IMAGE_HEAD_BYTES
 
 
 class Backlog:
@@ -127,5 +123,5 @@ class Repeats:
 
 def _fingerprint(message: Message) -> int:
     # The header of an image tells which one it is; its pixels may differ in the last digit, and its meta tells times.
-    told = message.body[:_HEADER_BYTES] if message.id == MessageId.IMAGE else message.body
+    told = message.body[:IMAGE_HEAD_BYTES] if message.id == MessageId.IMAGE else message.body
     return hash((message.id, zlib.crc32(told), len(told)))

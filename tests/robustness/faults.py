@@ -19,7 +19,7 @@ from gadgets.spool.recording import under_way
 from gadgets.spool.spool import cut_scans
 from tests.robustness.clock import COMPILER
 from tests.robustness.proxy import FAULTS, Proxy
-from tests.robustness.site import Site
+from tests.robustness.site import Command, Site
 
 Strike = Callable[[Site, random.Random, Path, Path], contextlib.AbstractContextManager[int]]
 
@@ -70,23 +70,27 @@ def _in_mid_scan(site: Site, seconds: float, act: Callable[[], object]) -> Itera
 
 
 @contextlib.contextmanager
-def resident_killed(site: Site, draw: random.Random, path: Path, out: Path) -> Iterator[int]:
-    """The resident process; it is started again afterwards."""
+def _killed(site: Site, draw: random.Random, command: Command) -> Iterator[int]:
+    """One of the processes is killed in mid-scan, and started again afterwards."""
     try:
-        with _in_mid_scan(site, draw.random() / 2, site.resident.process.kill) as port:
+        with _in_mid_scan(site, draw.random() / 2, command.process.kill) as port:
             yield port
     finally:
-        site.resident.again()
+        command.again()
+
+
+@contextlib.contextmanager
+def resident_killed(site: Site, draw: random.Random, path: Path, out: Path) -> Iterator[int]:
+    """The resident process; it is started again afterwards."""
+    with _killed(site, draw, site.resident) as port:
+        yield port
 
 
 @contextlib.contextmanager
 def server_killed(site: Site, draw: random.Random, path: Path, out: Path) -> Iterator[int]:
     """The server; what had come by then is in its spool, or it never began."""
-    try:
-        with _in_mid_scan(site, draw.random() / 2, site.server.process.kill) as port:
-            yield port
-    finally:
-        site.server.again()
+    with _killed(site, draw, site.server) as port:
+        yield port
     if out.exists():  # an image came back, so that lines must have come
         assert cut_scans(site.spool), "the spool of a killed server holds nothing of the scan"
     for recording in cut_scans(site.spool):
